@@ -168,7 +168,7 @@ class FakeStudies:
                 Route("/api/predictions/{source}", self.state, methods=["GET", "POST"]),
                 Route("/api/overlays/{source}/{slice:path}", self.overlay),
                 Route("/api/reviews", self.review, methods=["POST"]),
-                Route("/api/reviews/{id:int}/withdraw", self.withdraw, methods=["POST"]),
+                Route("/api/reviews/{id:number}/withdraw", self.withdraw, methods=["POST"]),
                 Route("/api/reviews/{source}/{slice:path}", self.reviews_of),
             )
         )

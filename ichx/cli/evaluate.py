@@ -1,5 +1,6 @@
 """`ichx evaluate`: an experiment's scores on another labelled dataset."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from ichx.cli.parameters import (
     AsCsv,
     AsJson,
     Average,
+    By,
     Cpus,
     Detach,
     Device,
@@ -35,6 +37,7 @@ from ichx.cli.parameters import (
 from ichx.cli.placement import PlacementOptions
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
+from ichx.cli.subgroup_tables import parse_fields, print_subgroups, print_subgroups_csv
 
 
 def evaluate(
@@ -47,6 +50,7 @@ def evaluate(
     pooling: Pooling = "max",
     folds: FoldTexts = None,
     labels: Labels = None,
+    by: By = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File for slices and studies with labels and losses: .csv, .json or .parquet."),
@@ -75,7 +79,7 @@ def evaluate(
 
     Example: `ichx evaluate --ensemble 3 --dataset cq500`
     """
-    selected = fold_numbers(folds)
+    selected, fields = fold_numbers(folds), parse_fields(by)
     subject = check_subject(number, ensemble)
     if ensemble is not None:
         check_ensemble_options(tta=tta, average=average, fold=folds)
@@ -100,6 +104,7 @@ def evaluate(
             submit_command(project, placement, CommandRequest("evaluate", (words,), experiment=of), as_json=as_json)
             return
         from ichx.cli.live import LiveView
+        from ichx.evaluation.subgroup_scores import SubgroupScores, all_subgroup_scores
         from ichx.inference.evaluate import evaluate_slices_with
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
         from ichx.inference.prediction_files import check_out
@@ -109,7 +114,7 @@ def evaluate(
         for file, suffixes in ((out, None), (page, (".html",))):
             if file is not None:
                 check_out(file, suffixes)
-        written = []
+        written, groups = [], list[SubgroupScores]()
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
             if ensemble is not None:
@@ -126,13 +131,18 @@ def evaluate(
                 from ichx.report import write_evaluation_report
 
                 written.append(write_evaluation_report(project, found, slices, page))
+            if fields:
+                groups = all_subgroup_scores(slices.predicted, fields, labels or ["any"], pooling)
     if as_json:
-        print_json(found)
+        print_json({**asdict(found), "subgroups": groups} if fields else found)
+    elif as_csv and fields:
+        print_subgroups_csv(groups)
     elif as_csv:
         print_scores_csv(found, labels)
     else:
         kind = "experiment" if ensemble is None else "ensemble"
         title = f"{kind} {subject}: {found.name}, on {dataset} version {found.dataset_version}, tta {found.tta}"
         print_scores(title, found, pooling, labels)
+        print_subgroups(groups)
     for file in written:
         (err if as_json or as_csv else console).print(str(file), markup=False)

@@ -77,6 +77,14 @@ def parse_device(text: str) -> str:
     return text
 
 
+def complete_field(incomplete: str) -> list[str]:
+    """Return the fields of subgroups that complete the last of a list."""
+    from ichx.datasets.subgroups import FIELDS
+
+    given, comma, last = incomplete.rpartition(",")
+    return [given + comma + name for name in FIELDS if name.startswith(last)]
+
+
 def parse_label(text: str) -> str:
     """Return `text` if it is a label.
 
@@ -130,6 +138,15 @@ Labels = Annotated[
         metavar="LABEL",
         autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
         help="Only this label in tables and CSV; repeatable.",
+    ),
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by",
+        metavar="FIELDS",
+        autocompletion=complete_field,
+        help="Scores of subgroups by header fields, e.g. scanner,kernel,age.",
     ),
 ]
 Page = Annotated[Path | None, typer.Option("--report", help="HTML page with tables and figures.")]

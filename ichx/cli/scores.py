@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ichx.cli.output import console, notice, print_csv, print_json
-from ichx.cli.parameters import AsCsv, AsJson, Average, Labels, Number, Pooling, Tta
+from ichx.cli.parameters import AsCsv, AsJson, Average, By, Labels, Number, Pooling, Tta
 from ichx.cli.session import session
+from ichx.cli.subgroup_tables import parse_fields, show_subgroups
 from ichx.cli.tables import print_table
 from ichx.formatting import format_interval, format_marks, format_value
 from ichx.text import format_count
@@ -33,17 +34,29 @@ def scores(
     average: Average = None,
     pooling: Pooling = "max",
     labels: Labels = None,
+    by: By = None,
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
     """Show all OOF scores of an experiment with 95 % intervals.
 
-    Scores are computed per slice and per study; intervals come from a bootstrap over patients.
+    Scores are computed per slice and per study; intervals come from a bootstrap over patients. With --by, scores of
+    subgroups are shown instead, of --label or of `any`.
 
     Example: `ichx scores 6 --tta hflip --label any`
+
+    Example: `ichx scores 6 --by scanner,kernel,thickness,age,sex`
     """
+    fields = parse_fields(by)
     with session() as project:
         project.store.experiment(number)  # report an unknown number before pandas is imported
+        if fields:
+            from ichx.evaluation.subgroup_scores import all_subgroup_scores, oof_predictions
+
+            predicted = oof_predictions(project, number, tta=tta, average=average or "logit")
+            found = all_subgroup_scores(predicted, fields, labels or ["any"], pooling)
+            show_subgroups(found, as_csv=as_csv, as_json=as_json)
+            return
         from ichx.evaluation.scorecard import scorecard
 
         card = scorecard(project, number, tta=tta, pooling=pooling, average=average or "logit")

@@ -1,7 +1,7 @@
 """Tables that fit the terminal by dropping, shortening and wrapping columns; the last resort are paragraphs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
@@ -25,6 +25,7 @@ def print_table(
     caption: str = "",
     drop: Sequence[str] = (),
     cut: Mapping[str, int] | None = None,
+    dim: Collection[int] = (),
     split: bool = False,
 ) -> None:
     """Print the table that `build_table` returns; with `split`, print a wide one as several that fit.
@@ -40,6 +41,7 @@ def print_table(
             caption=caption if part is parts[-1] else "",
             drop=drop,
             cut=cut,
+            dim=dim,
         )
         output.console.print(built)
 
@@ -52,6 +54,7 @@ def build_table(
     caption: str = "",
     drop: Sequence[str] = (),
     cut: Mapping[str, int] | None = None,
+    dim: Collection[int] = (),
 ) -> Group:
     """Return a table as wide as the terminal at most; numeric columns are right-aligned, None is shown as a dash.
 
@@ -63,6 +66,7 @@ def build_table(
         drop: Columns to leave out if the table is too wide, the first one first.
         cut: Columns to shorten in the middle, and the least width of each: names often differ at their end. Other
             columns wrap between words.
+        dim: Rows to print dimmed.
 
     If all this is not enough, each row is printed as a paragraph with one line per value.
     """
@@ -80,8 +84,9 @@ def build_table(
             justify: Literal["left", "right"] = "right" if numeric else "left"
             grid.add_column(columns[index], justify=justify, overflow="fold", width=widths[index])
         limited = {index for index in shown if columns[index] in (cut or {})}
-        for row in texts:
-            grid.add_row(*(Text(_shortened(row[i], widths[i]) if i in limited else row[i]) for i in shown))
+        for number, row in enumerate(texts):
+            cells = (Text(_shortened(row[i], widths[i]) if i in limited else row[i]) for i in shown)
+            grid.add_row(*cells, style="dim" if number in dim else None)
         parts.append(grid)
     if caption:
         parts.append(Text(caption, style="dim italic", no_wrap=False, overflow="fold"))

@@ -90,6 +90,6 @@ def _started(server: "Started") -> None:
             f"Everyone who reaches {server.exposed}, port {server.port}, and has the token can read all experiments "
             "and images and change names, tags, notes and reviews. The connection is not encrypted."
         )
-    elif (command := ssh_command(server.port)) is not None:
+    elif (command := ssh_command(server.address, server.port)) is not None:
         info(f"From your own machine, run `{command}`, then open the URL there.")
     info("Ctrl-C ends the server.")

@@ -1,7 +1,7 @@
 """The bytes of a DICOM file to the raw values of the few elements that a CT slice needs, and the place of its pixels.
 
-Names and free text are never read: all other elements are passed over by their length. Not for what the values mean
-(`ichx.ct.header`). The encoding is that of DICOM PS3.5, chapter 7; what writers commonly do against it is read too.
+Names, dates and free text are never read: all other elements are passed over by their length. Not for what the values
+mean (`ichx.ct.header`). The encoding is that of DICOM PS3.5, chapter 7; common deviations of writers are read too.
 """
 
 import zlib
@@ -22,6 +22,8 @@ ALLOCATED, STORED, SIGNED, PADDING = 0x00280100, 0x00280101, 0x00280103, 0x00280
 CENTRE, WIDTH, INTERCEPT, SLOPE = 0x00281050, 0x00281051, 0x00281052, 0x00281053
 FRAME_TYPE, HIGH_BIT, PADDING_LIMIT, RESCALE_TYPE = 0x00089007, 0x00280102, 0x00280121, 0x00281054
 FRAME_OFFSETS, FRAME_LENGTHS = 0x7FE00001, 0x7FE00002
+MANUFACTURER, INSTITUTION, MODEL, SEX, AGE = 0x00080070, 0x00080080, 0x00081090, 0x00100040, 0x00101010
+CONTRAST_AGENT, BODY_PART, THICKNESS, KVP, KERNEL = 0x00180010, 0x00180015, 0x00180050, 0x00180060, 0x00181210
 
 WANTED: Final = frozenset(
     {
@@ -29,12 +31,16 @@ WANTED: Final = frozenset(
         *(POSITION, ORIENTATION, SPACING, SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS),
         *(ALLOCATED, STORED, HIGH_BIT, SIGNED, PADDING, PADDING_LIMIT),
         *(CENTRE, WIDTH, INTERCEPT, SLOPE, RESCALE_TYPE, FRAME_OFFSETS, FRAME_LENGTHS),
+        *(MANUFACTURER, INSTITUTION, MODEL, SEX, AGE, CONTRAST_AGENT, BODY_PART, THICKNESS, KVP, KERNEL),
     }
 )
 """The only elements of a dataset whose values are read."""
 
 WANTED_OF_FRAME: Final = frozenset(
-    {FRAME_TYPE, POSITION, ORIENTATION, SPACING, CENTRE, WIDTH, INTERCEPT, SLOPE, RESCALE_TYPE}
+    {
+        *(FRAME_TYPE, POSITION, ORIENTATION, SPACING, CENTRE, WIDTH, INTERCEPT, SLOPE, RESCALE_TYPE),
+        *(THICKNESS, KVP, KERNEL),
+    }
 )
 """The only elements of functional groups whose values are read."""
 
@@ -42,9 +48,13 @@ _Sequences = Mapping[int, "_Sequences"]
 """Sequences to be read, by tag, and those in their items."""
 
 _MACROS: Final[_Sequences] = {
-    # CT Image Frame Type, Plane Position, Plane Orientation, Pixel Measures, Frame VOI LUT, Pixel Value Transformation
+    # CT Image Frame Type, Plane Position, Plane Orientation, Pixel Measures, Frame VOI LUT, Pixel Value Transformation,
+    # CT Reconstruction, CT X-Ray Details
     tag: {}
-    for tag in (0x00189329, 0x00209113, 0x00209116, 0x00289110, 0x00289132, 0x00289145)
+    for tag in (
+        *(0x00189329, 0x00209113, 0x00209116, 0x00289110, 0x00289132, 0x00289145),
+        *(0x00189314, 0x00189325),
+    )
 }
 _SHARED, _PER_FRAME, _MODALITY_LUT = 0x52009229, 0x52009230, 0x00283000
 _GROUPS: Final[_Sequences] = {_SHARED: _MACROS, _PER_FRAME: _MACROS, _MODALITY_LUT: {}}

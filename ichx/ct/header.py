@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ichx.ct import elements as tags
+from ichx.ct.acquisition import UNKNOWN, Acquisition, read_acquisition
 from ichx.ct.defects import LARGEST, MOST_FRAMES, SMALLEST, DicomDefectError
 from ichx.ct.elements import UNDEFINED, Elements, Pixels, Values
 from ichx.ct.fragments import held_frames
@@ -82,6 +83,7 @@ class SliceHeader:
     """The other end of the range of padding values."""
     shift: int = 0
     """Bits below the stored ones, by HighBit."""
+    acquisition: Acquisition = UNKNOWN
 
     @property
     def intercept_suspect(self) -> bool:
@@ -298,6 +300,7 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
         assumptions=tuple(assumed),
         padding_limit=image.padding_limit,
         shift=image.shift,
+        acquisition=read_acquisition(values),
     )
 
 

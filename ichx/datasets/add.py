@@ -17,6 +17,7 @@ import pandas as pd
 from ichx.datasets.catalog import (
     build_catalog,
     catalog_digest,
+    known_acquisition,
     label_digest,
     usable_slices,
     write_catalog,
@@ -26,7 +27,7 @@ from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, SAMPLE_FILE, fold
 from ichx.datasets.folds import assign_folds, fold_digest, rare_labels
 from ichx.datasets.id_matching import IdMatch, join_labels, match_images
 from ichx.datasets.identity import GroupBy
-from ichx.datasets.ingest import ProgressCallback, scan_source
+from ichx.datasets.ingest import ACQUISITION, ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
 from ichx.datasets.mask_png import MASKS_FILE
@@ -125,6 +126,7 @@ def add_dataset(project: "Project", request: AddRequest, *, progress: ProgressCa
     if latest is not None:
         changes = _changes(project.workspace, latest, draft, prepared.catalog)
         if not changes:
+            _add_acquisition(project.workspace, latest, prepared.catalog, report)
             return AddReport(latest, False, tuple(report.messages), tuple(report.warnings))
         report.inform(f"Changed since version {latest.number}: {', '.join(changes)}.")
         if imported := [f.name for f in latest.folds if f.name != DEFAULT_FOLDS]:
@@ -227,8 +229,8 @@ def _prepare(
     table = read_labels(request.labels) if request.labels else None
     sample = read_sample(request.sample) if request.sample else None
     source = absolute_path(request.source)
-    key = None if request.keep_ids else project.workspace.privacy_key()
-    catalog, counts = build_catalog(scan_source(source, progress=progress), key, request.group_by)
+    scan = scan_source(source, progress=progress)
+    catalog, counts = build_catalog(scan, project.workspace.privacy_key(), request.group_by, keep_ids=request.keep_ids)
     require_usable_slices(source, catalog)
     match = None
     if table is not None and request.labels is not None:
@@ -326,6 +328,21 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
         "the storage of ids": before.get("keep_ids") != after.get("keep_ids"),
     }
     return [what for what, changed in differs.items() if changed]
+
+
+def _add_acquisition(
+    workspace: Workspace, version: DatasetVersion, catalog: pd.DataFrame, report: IngestReport
+) -> None:
+    """Add the acquisition fields of `catalog` to the stored catalog of the same files, if that has none."""
+    stored = load_catalog(workspace, version)
+    known = known_acquisition(catalog)
+    if not known or known_acquisition(stored):
+        return
+    keys = ["file", "frame"]
+    added = stored[keys].merge(catalog[[*keys, *ACQUISITION]], on=keys, how="left")
+    complete = stored.assign(**{name: added[name].to_numpy() for name in ACQUISITION})
+    write_catalog(complete, workspace.root / version.path / CATALOG_FILE)
+    report.inform(f"Added header fields to version {version.number}: {', '.join(known)}.")
 
 
 def _stored_times(workspace: Workspace, version: DatasetVersion) -> dict[str, int] | None:

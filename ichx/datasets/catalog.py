@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from ichx.ct.acquisition import IMPLAUSIBLE
 from ichx.datasets.identity import GroupBy, identify
-from ichx.datasets.ingest import SCANNED, TEXT, file_stem
+from ichx.datasets.ingest import ACQUISITION, SCANNED, TEXT, file_stem
 from ichx.datasets.series import FLAGS, neighbour_rows, runs_of_catalog, series_geometry
 from ichx.files import write_with
 from ichx.labels import LABELS
@@ -39,6 +40,7 @@ COLUMNS: Final = {
     **{name: SCANNED[name] for name in ("window_centre", "window_width", "window_missing", "slope", "intercept")},
     **{name: SCANNED[name] for name in ("bits_stored", "signed", "intercept_repaired", "transfer_syntax")},
     "assumptions": TEXT,
+    **ACQUISITION,
     **dict.fromkeys(LABELS, "float32"),
     "defect": TEXT,
     "detail": TEXT,
@@ -55,12 +57,16 @@ COLUMNS: Final = {
 - `tilt` of the series in degrees
 - the booleans of `ichx.datasets.series.FLAGS`
 - `window_*`: HU; labels: NaN if unlabelled
+- the fields of `ichx.ct.acquisition.Acquisition`; `institution` is a keyed hash
 - `assumptions`: keys of `ichx.ct.assumptions.ASSUMPTIONS`, separated by spaces, or empty
 - `defect`: a key of `ichx.datasets.defects.DEFECTS`, or null; `detail`: what was found, e.g. the modality
 """
 
-ADDED: Final = ("assumptions", "detail", "patient_id")
-"""Columns that catalogs of version 0.1 lack; empty there."""
+ADDED: Final = {
+    **dict.fromkeys(("assumptions", "detail", "patient_id"), ""),
+    **{name: "" if dtype == TEXT else np.nan for name, dtype in ACQUISITION.items()},
+}
+"""Columns that catalogs of earlier versions lack, and their values there."""
 
 DERIVED: Final = ("run", "step", "tilt", *FLAGS)
 """Columns computed from others. `run` is computed on load if a catalog of version 0.1 lacks it."""
@@ -70,17 +76,20 @@ EMPTY: Final = {"f": np.nan, "i": -1, "b": False}
 
 
 def build_catalog(
-    scan: pd.DataFrame, key: bytes | None, group_by: GroupBy = "patient"
+    scan: pd.DataFrame, key: bytes | None, group_by: GroupBy = "patient", *, keep_ids: bool = False
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Return the catalog of a `scan_source` result without labels, and counts for the dataset's summary.
 
     Args:
         scan: Result of `scan_source`.
-        key: Key of the hashes of patient, study and series ids; None keeps the ids.
+        key: Key of the hashes of patient, study and series ids and of institutions; None keeps the ids without
+            institutions.
         group_by: What counts as a patient; see `ichx.datasets.identity`.
+        keep_ids: Keep the ids, and hash institutions only.
 
     Returns:
-        The catalog; and the counts of `identify`, with `no_patient_id` and `no_series_id`: slices without these ids.
+        The catalog; and the counts of `identify`, with `no_patient_id`, `no_series_id` (slices without these ids) and
+        `implausible_ages` (slices).
     """
     catalog = scan.copy(deep=False)
     catalog["defect"] = scan["defect"].astype(object).where(scan["defect"] != "", None)
@@ -89,10 +98,14 @@ def build_catalog(
     catalog["stem"] = [file_stem(file) for file in scan["file"]]
     ids, counts = identify(scan[good], group_by)
     for name in ids:
-        given = ids[name] if key is None else hash_ids(ids[name], key).where(ids[name] != "", "")
+        given = ids[name] if key is None or keep_ids else hash_ids(ids[name], key).where(ids[name] != "", "")
         catalog[name] = given.reindex(scan.index, fill_value="")
     rows = np.flatnonzero(catalog["defect"].isna())
     counts |= {f"no_{name}": int((scan[name].iloc[rows] == "").sum()) for name in ("patient_id", "series_id")}
+    counts["implausible_ages"] = int((scan["age"].iloc[rows] == IMPLAUSIBLE).sum())
+    catalog["age"] = scan["age"].where(scan["age"] != IMPLAUSIBLE, "")
+    places = scan["institution"]
+    catalog["institution"] = "" if key is None else hash_ids(places, key).where(places != "", "")
     for name, values in series_geometry(catalog["series"].iloc[rows], scan.iloc[rows]).items():
         column = np.full(len(scan), EMPTY[values.dtype.kind], values.dtype)
         column[rows] = values
@@ -118,10 +131,10 @@ def catalog_digest(catalog: pd.DataFrame) -> str:
     """Return 16 hex digits of the files, sizes, headers and defects of `catalog`.
 
     They cover which slices belong to one patient, study and series, but not the ids, which depend on the workspace's
-    key. Times and labels are not covered.
+    key. Times, labels and acquisition fields are not covered.
     """
     rows = catalog.sort_values("file", kind="stable", ignore_index=True)
-    excluded = {"mtime_ns", "detail", *DERIVED, *LABELS}
+    excluded = {"mtime_ns", "detail", *ACQUISITION, *DERIVED, *LABELS}
     # Digests of 0.1 remain valid.
     excluded |= {name for name in ("assumptions", "patient_id") if not (rows[name] != "").any()}
     plain = rows[[name for name in COLUMNS if name not in excluded]].copy()
@@ -130,6 +143,15 @@ def catalog_digest(catalog: pd.DataFrame) -> str:
     # Labels do not change a file.
     plain["defect"] = plain["defect"].where(plain["defect"] != "no_label", None)
     return _digest(plain)
+
+
+def known_acquisition(catalog: pd.DataFrame) -> list[str]:
+    """Return the names of the acquisition fields that any row of `catalog` has."""
+    return [
+        name
+        for name, dtype in ACQUISITION.items()
+        if ((catalog[name] != "") if dtype == TEXT else catalog[name].notna()).any()
+    ]
 
 
 def label_digest(slices: pd.DataFrame) -> str:
@@ -146,7 +168,7 @@ def read_catalog(path: Path) -> pd.DataFrame:
     """Return the catalog in the Parquet file at `path`. Raises `OSError`; `ValueError` if it is damaged or outdated."""
     catalog = pd.read_parquet(path)
     for name in set(ADDED) - set(catalog.columns):
-        catalog[name] = ""
+        catalog[name] = ADDED[name]
     if missing := set(COLUMNS) - {"run"} - set(catalog.columns):
         raise ValueError(f"missing columns {', '.join(sorted(missing))}; another version of ichx wrote it")
     if "run" not in catalog.columns:

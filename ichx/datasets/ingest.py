@@ -5,13 +5,14 @@ Duplicates, the order in a series and everything else that needs the complete da
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 import pandas as pd
 
+from ichx.ct.acquisition import Acquisition
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
 from ichx.datasets.sources import FileLocation, list_files
 from ichx.datasets.zip_archive import MemberStream
@@ -28,6 +29,11 @@ PARALLEL_FROM: Final = 4_000
 
 TEXT: Final[Any] = pd.Series(["text"]).dtype
 """The dtype of strings, which depends on the version of pandas."""
+
+ACQUISITION: Final[dict[str, Any]] = {
+    field.name: "float32" if field.type in (float, "float") else TEXT for field in fields(Acquisition)
+}
+"""Columns of the acquisition fields."""
 
 SCANNED: Final[dict[str, Any]] = {
     "file": TEXT,
@@ -55,6 +61,7 @@ SCANNED: Final[dict[str, Any]] = {
     "intercept_repaired": "bool",
     "transfer_syntax": TEXT,
     "assumptions": TEXT,
+    **ACQUISITION,
     "defect": TEXT,
     "detail": TEXT,
 }
@@ -191,6 +198,7 @@ def _record(handle: BinaryIO, header: SliceHeader) -> Record:
         repaired,
         header.transfer_syntax,
         " ".join(header.assumptions),
+        *astuple(header.acquisition),
         "",
         "",
     )
@@ -200,6 +208,7 @@ _MISSING: Final[Record] = (
     *("", "", "", "", -1, 0, 0),
     *(NAN,) * 11,
     *(NAN, NAN, False, NAN, NAN, 0, False, False, "", ""),
+    *astuple(Acquisition()),
 )
 
 

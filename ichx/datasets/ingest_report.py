@@ -9,6 +9,7 @@ from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.identity import of_known_patients
 from ichx.datasets.label_csv import LabelTable
 from ichx.datasets.series import describe_geometry
+from ichx.datasets.subgroups import unusual_studies
 from ichx.datasets.summary import describe_assumptions, format_defects
 from ichx.text import format_count, format_examples
 
@@ -55,8 +56,16 @@ class IngestReport:
             what = ("file or frame", "files or frames") if frames else ("file", "files")
             self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {format_defects(catalog)}.")
         self.add_ids(summary)
+        self.add_acquisition(slices, summary)
         for warning in reading_warnings(slices):
             self.warn(warning)
+
+    def add_acquisition(self, slices: pd.DataFrame, summary: dict[str, Any]) -> None:
+        """Report studies with contrast or of another body part, and implausible ages."""
+        for found, what in unusual_studies(slices):
+            self.warn(f"{format_count(len(found), 'study', 'studies')} {what}{format_examples(found, len(found))}.")
+        if count := summary["implausible_ages"]:
+            self.warn(f"{format_count(count, 'slice')} with an implausible PatientAge: the age is unknown.")
 
     def add_ids(self, summary: dict[str, Any]) -> None:
         """Report ids that are missing, shared or ignored; see `ichx.datasets.identity`."""

@@ -147,6 +147,35 @@ def loss_interval(
     return mean_interval(weighted_row_losses(*checked(labels, probabilities)), patients, draws=draws)
 
 
+def label_intervals(
+    truth: npt.NDArray[np.bool_], probabilities: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS
+) -> dict[str, Interval]:
+    """Return `auc` and `average_precision` of one label with their intervals, equal to those of `patient_bootstrap`.
+
+    Args:
+        truth: `(N,)`
+        probabilities: `(N,)`
+        patients: Patient of each row, `(N,)`.
+        draws: Number of draws.
+    """
+    sample = _PatientSample(patients, draws)
+    absent = absent_class(int(truth.sum()), len(truth))
+    undefined = absent or _shortage(sample.count)
+    undefined = undefined or _class_shortage(truth, sample.code, "with")
+    undefined = undefined or _class_shortage(~truth, sample.code, "without")
+    ranking = rank(truth, probabilities, sample.code, sample.count)
+    point = rank_scores(ranking, np.ones((sample.count, 1)))
+    drawn = [] if undefined else [rank_scores(ranking, weights) for weights in sample.weights()]
+    return {
+        metric: _interval(
+            None if absent else float(getattr(point, metric)[0]),
+            np.concatenate([getattr(chunk, metric) for chunk in drawn]) if drawn else np.empty(0),
+            undefined,
+        )
+        for metric in ("auc", "average_precision")
+    }
+
+
 def mean_interval(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS) -> Interval:
     """Return the mean of `values` (N,) with its interval over `patients` (N,)."""
     sample = _PatientSample(patients, draws)

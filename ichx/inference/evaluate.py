@@ -19,6 +19,7 @@ from ichx.evaluation.metric import FloatArray, score
 from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.series_neighbours import SeriesNeighbours
+from ichx.evaluation.subgroup_scores import Predicted
 from ichx.evaluation.thresholds import OperatingPoint, operating_points
 from ichx.inference.member_predictions import DatasetPrediction, predict_dataset_by_fold
 from ichx.inference.ready_model import ReadyModel, ready_experiment
@@ -79,6 +80,11 @@ class EvaluatedSlices:
     def slices(self) -> pd.DataFrame:
         """The catalog's rows of the slices, `(N,)`."""
         return self.data.slices.iloc[self.rows]
+
+    @property
+    def predicted(self) -> Predicted:
+        """The same as input of subgroup scores."""
+        return Predicted(self.slices, self.labels, self.probabilities, self.study_probabilities)
 
 
 def evaluate_slices(

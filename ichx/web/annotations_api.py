@@ -13,6 +13,7 @@ from ichx.project import Project
 from ichx.store import Note, Selection
 from ichx.text import escape, format_count
 from ichx.web.changes import change
+from ichx.web.numbers import path_number
 from ichx.web.site import site_of
 
 MAX_CHANGED = 1000
@@ -21,7 +22,7 @@ MAX_CHANGED = 1000
 
 def annotations(request: Request) -> Response:
     """Return the name, tags and notes of an experiment, and all tags in use."""
-    store, number = site_of(request).project.store, request.path_params["number"]
+    store, number = site_of(request).project.store, path_number(request)
     experiment = store.experiment(number)
     return JSONResponse(
         {
@@ -37,13 +38,13 @@ def rename(request: Request, body: dict[str, Any]) -> Response:
     """Rename an experiment. The body has `name`."""
     name = check_name("name", _text(body, "name"))
     with site_of(request).changing() as project:
-        project.store.rename(request.path_params["number"], name)
+        project.store.rename(path_number(request), name)
     return JSONResponse({"name": name})
 
 
 def add_note(request: Request, body: dict[str, Any]) -> Response:
     """Add a note to an experiment. The body has `text`."""
-    text, number = check_note(_text(body, "text")), request.path_params["number"]
+    text, number = check_note(_text(body, "text")), path_number(request)
     with site_of(request).changing() as project:
         note = project.store.add_note(number, text)
     return JSONResponse({"note": _as_json(note)})
@@ -123,9 +124,9 @@ def _texts(body: dict[str, Any], name: str) -> list[str]:
 
 
 ROUTES = (
-    Route("/api/experiments/{number:int}/annotations", annotations),
-    Route("/api/experiments/{number:int}/name", change(rename), methods=["POST"]),
-    Route("/api/experiments/{number:int}/notes", change(add_note), methods=["POST"]),
+    Route("/api/experiments/{number:number}/annotations", annotations),
+    Route("/api/experiments/{number:number}/name", change(rename), methods=["POST"]),
+    Route("/api/experiments/{number:number}/notes", change(add_note), methods=["POST"]),
     Route("/api/experiments/tags", change(tag), methods=["POST"]),
     Route("/api/experiments/archive", change(archive), methods=["POST"]),
     Route("/api/experiments/trash", change(trash), methods=["POST"]),

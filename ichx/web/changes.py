@@ -1,9 +1,11 @@
 """Endpoints of requests that change something."""
 
-from collections.abc import Callable
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
-import anyio.from_thread
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,19 +14,31 @@ from ichx.text import parse_json
 
 Change = Callable[[Request, dict[str, Any]], Response]
 """A plain function that receives the request and the object in its body."""
+BODY_SECONDS: Final = 30.0
+"""Time in which a body must arrive."""
 
 
-def change(handler: Change) -> Callable[[Request], Response]:
-    """Return the endpoint of a route with `methods=["POST"]` that passes the JSON in the body to `handler`."""
+def change(handler: Change) -> Callable[[Request], Awaitable[Response]]:
+    """Return the endpoint of a route with `methods=["POST"]` that passes the JSON in the body to `handler`.
 
-    def endpoint(request: Request) -> Response:
-        return handler(request, _json_body(request))
+    No thread waits for the body.
+    """
+
+    def handle(request: Request, body: bytes) -> Response:
+        return handler(request, _object(request, body))
+
+    async def endpoint(request: Request) -> Response:
+        try:
+            body = await asyncio.wait_for(request.body(), BODY_SECONDS)
+        except TimeoutError:
+            raise HTTPException(408, "The request is incomplete", {"Connection": "close"}) from None
+        return await run_in_threadpool(handle, request, body)
 
     return endpoint
 
 
-def _json_body(request: Request) -> dict[str, Any]:
-    """Return the JSON object in the body of `request`.
+def _object(request: Request, body: bytes) -> dict[str, Any]:
+    """Return the JSON object that `body` is.
 
     Raises:
         InvalidInputError: The body is something else, or has texts that not every store can save.
@@ -33,7 +47,7 @@ def _json_body(request: Request) -> dict[str, Any]:
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise InvalidInputError(f"The request has the type {kind!r}.", "Send application/json.")
     try:
-        found = parse_json(anyio.from_thread.run(request.body))
+        found = parse_json(body)
     except ValueError as error:
         raise InvalidInputError(f"The request is not JSON: {error}.", "Send a JSON object.") from error
     if not isinstance(found, dict):

@@ -18,6 +18,7 @@ from ichx.formatting import format_interval, shown_marks
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import Ensemble, Experiment
+from ichx.web.numbers import parse_number
 from ichx.web.site import site_of
 
 if TYPE_CHECKING:
@@ -125,10 +126,11 @@ def requested(items: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _key(text: str) -> str:
-    kind, _, number = text.partition(":")
-    if kind not in _PARAMETERS or not number.isdecimal() or len(number) > 9:
-        raise NotFoundError(f"There is no {kind[:20] or 'experiment'} {number[:20]!r}.", "Use a number, e.g. exp=6.")
-    return f"{kind}:{int(number)}"
+    kind, _, digits = text.partition(":")
+    number = parse_number(digits)
+    if kind not in _PARAMETERS or number is None:
+        raise NotFoundError(f"There is no {kind[:20] or 'experiment'} {digits[:20]!r}.", "Use a number, e.g. exp=6.")
+    return f"{kind}:{number}"
 
 
 def _label(text: str) -> str | None:

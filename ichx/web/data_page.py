@@ -16,10 +16,10 @@ from ichx.labels import LABELS
 from ichx.store import Dataset, DatasetVersion
 from ichx.text import format_bytes
 from ichx.web.computed import Computed, StillComputingError
-from ichx.web.reviews_api import version_of
+from ichx.web.numbers import path_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, site_of
-from ichx.web.sources import Source, sources_of
+from ichx.web.sources import Source, sources_of, version_of
 from ichx.web.studies_api import pixel_version, study_url
 from ichx.web.studies_page import WAIT_SECONDS
 from ichx.web.thumbnails import thumbnail_png
@@ -82,7 +82,7 @@ def excluded_thumbnail(request: Request) -> Response:
     from ichx.cache.display import decode
 
     source = sources_of(request).get(request.path_params["source"])
-    row = source.index.excluded_at(request.path_params["place"])
+    row = source.index.excluded_at(path_number(request, "place"))
     if row is None:
         raise NotFoundError(f"{source.name} has no such excluded file.", "See the page of the dataset.")
     return Response(thumbnail_png(decode(source.path, row)), 200, {"Cache-Control": "no-store"}, "image/png")
@@ -178,5 +178,5 @@ def _quoted(version: DatasetVersion) -> str:
 ROUTES: Final = (
     Route("/data", datasets),
     Route("/data/{source}", version_page),
-    Route("/api/excluded-thumbnails/{source}/{place:int}", excluded_thumbnail),
+    Route("/api/excluded-thumbnails/{source}/{place:number}", excluded_thumbnail),
 )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ichx.errors import IchxError, NotFoundError
@@ -12,9 +12,11 @@ from ichx.experiment_files import REPORT_FILE
 from ichx.formatting import format_interval, shown_marks
 from ichx.store import Ensemble, Selection, marks
 from ichx.web.computed import COMPUTE_SECONDS, Computed, StillComputingError
-from ichx.web.experiment_files import REPORT_POLICY, served_path
+from ichx.web.experiment_files import REPORT_POLICY, open_served
+from ichx.web.numbers import path_number
+from ichx.web.served_files import FileContent
 from ichx.web.shown_errors import shown_error, without_paths
-from ichx.web.site import Site, site_of
+from ichx.web.site import Site, attachment, site_of
 from ichx.web.sources import sources_of
 from ichx.web.studies_page import WAIT_SECONDS
 
@@ -37,7 +39,7 @@ def ensembles(request: Request) -> Response:
 @without_paths
 def ensemble_page(request: Request) -> Response:
     """Show an ensemble."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     store = site.project.store
     e = store.ensemble(number)
     version = store.version_by_id(e.version_id)
@@ -60,7 +62,7 @@ def ensemble_page(request: Request) -> Response:
         interval="" if interval is None else format_interval(interval["low"], interval["high"]),
         others=[o for o in reversed(store.ensembles()) if o.number != number and o.dataset == e.dataset],
         with_members=f"/compare?{urlencode([('ensemble', number), *(('exp', one) for one in members[:COMPARED])])}",
-        report=_report(site, number),
+        report=_has_file(site, e, REPORT_FILE),
         **found,
     )
 
@@ -68,7 +70,7 @@ def ensemble_page(request: Request) -> Response:
 @without_paths
 def scores(request: Request) -> Response:
     """Return the tables of scores with intervals, by fold and label, as a part of the page."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     e = site.project.store.ensemble(number)
     arguments = {"number": number}
     found = dict(sources_of(request).part(Computed).get("score_ensemble", arguments, _state(e), COMPUTE_SECONDS))
@@ -78,19 +80,19 @@ def scores(request: Request) -> Response:
 
 def report(request: Request) -> Response:
     """Show the report of an ensemble, if it has one, in a sandbox."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     site.project.store.ensemble(number)
-    path = served_path(site.workspace.ensemble_dir(number), REPORT_FILE)
-    return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
+    handle = open_served(site.workspace.ensemble_dir(number), REPORT_FILE)
+    return FileContent(handle, "text/html", {"Content-Security-Policy": REPORT_POLICY})
 
 
 def submission(request: Request) -> Response:
     """Send the submission of an ensemble for a test set."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     site.project.store.ensemble(number)
     name = request.path_params["name"]
-    path = served_path(site.workspace.ensemble_dir(number), f"{name}.csv")
-    return FileResponse(path, media_type="application/octet-stream", filename=f"ensemble-{number}-{name}.csv")
+    handle = open_served(site.workspace.ensemble_dir(number), f"{name}.csv")
+    return FileContent(handle, "application/octet-stream", attachment(f"ensemble-{number}-{name}.csv"))
 
 
 def _described(request: Request, site: Site, e: Ensemble) -> dict[str, Any]:
@@ -105,7 +107,11 @@ def _described(request: Request, site: Site, e: Ensemble) -> dict[str, Any]:
     except IchxError as error:
         found["problem"] = shown_error(error, site)
     if found["facts"] is not None:
-        found["files"] = [one["test_set"] for one in found["facts"]["submissions"] if _has_file(site, e, one)]
+        found["files"] = [
+            name
+            for name in (one["test_set"] for one in found["facts"]["submissions"])
+            if _has_file(site, e, f"{name}.csv")
+        ]
     return found
 
 
@@ -143,14 +149,9 @@ def _members(e: Ensemble, facts: dict[str, Any] | None, known: "dict[int, Experi
     return rows
 
 
-def _report(site: Site, number: int) -> bool:
-    path = site.workspace.ensemble_dir(number) / REPORT_FILE
-    return path.is_file() and not path.is_symlink()
-
-
-def _has_file(site: Site, e: Ensemble, submission: dict[str, Any]) -> bool:
+def _has_file(site: Site, e: Ensemble, name: str) -> bool:
     try:
-        served_path(site.workspace.ensemble_dir(e.number), f"{submission['test_set']}.csv")
+        open_served(site.workspace.ensemble_dir(e.number), name).close()
     except NotFoundError:
         return False
     return True
@@ -158,8 +159,8 @@ def _has_file(site: Site, e: Ensemble, submission: dict[str, Any]) -> bool:
 
 ROUTES: Final = (
     Route("/ensembles", ensembles),
-    Route("/ensembles/{number:int}", ensemble_page),
-    Route("/ensembles/{number:int}/report", report),
-    Route("/ensembles/{number:int}/submissions/{name}", submission),
-    Route("/api/ensembles/{number:int}/scores", scores),
+    Route("/ensembles/{number:number}", ensemble_page),
+    Route("/ensembles/{number:number}/report", report),
+    Route("/ensembles/{number:number}/submissions/{name}", submission),
+    Route("/api/ensembles/{number:number}/scores", scores),
 )

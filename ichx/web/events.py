@@ -9,6 +9,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ichx.web.experiment_live import Client, LiveState, event, read_live
+from ichx.web.numbers import path_number
 from ichx.web.site import site_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ STREAM: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 async def experiment_events(request: Request) -> Response:
     """Stream the updates of an experiment; the browser's `Last-Event-ID`, or `since`, names what it has."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     await run_in_threadpool(site.project.store.experiment, number)  # an unknown one is an error, not a stream
     cursor = request.headers.get("last-event-id") or request.query_params.get("since", "")
 
@@ -52,4 +53,4 @@ async def _updates(
                 yield ": \n\n"
 
 
-ROUTES = (Route("/api/experiments/{number:int}/events", experiment_events),)
+ROUTES = (Route("/api/experiments/{number:number}/events", experiment_events),)

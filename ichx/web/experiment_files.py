@@ -7,17 +7,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ichx.errors import InvalidInputError, NotFoundError
+from ichx.errors import NotFoundError
 from ichx.experiment_files import REPORT_FILE
 from ichx.text import format_bytes
-from ichx.web.log_tail import read_tail
-from ichx.web.site import site_of
+from ichx.web.log_tail import BYTE_DIGITS, read_tail
+from ichx.web.numbers import path_number, query_number
+from ichx.web.served_files import FileContent, open_inside
+from ichx.web.site import attachment, site_of
 
 KINDS: Final = frozenset(
     (".csv", ".diff", ".html", ".json", ".log", ".npy", ".onnx", ".parquet", ".pt2", ".safetensors", ".toml")
@@ -74,61 +76,53 @@ def _is_served(name: str) -> bool:
     return Path(name).suffix in KINDS and not any(part.startswith(".") for part in parts) and name.isprintable()
 
 
-def served_path(folder: Path, name: str) -> Path:
-    """Return the path of the file `name` in `folder`.
+def open_served(folder: Path, name: str) -> BinaryIO:
+    """Open the file `name` in `folder`.
 
     Raises:
         NotFoundError: There is none, it is not of a kind that is served, or a link leads to it.
     """
-    path = folder / name
-    plain = _is_served(name) and not name.startswith("/") and all(part not in ("", "..") for part in name.split("/"))
-    if not plain or "\\" in name or not path.is_file() or path.resolve() != folder.resolve() / name:
-        raise NotFoundError(f"There is no file {name!r} to download.", "The page of the experiment lists its files.")
-    return path
+    try:
+        if _is_served(name):
+            return open_inside(folder, name)
+    except OSError as error:
+        raise _missing(name) from error
+    raise _missing(name)
+
+
+def _missing(name: str) -> NotFoundError:
+    return NotFoundError(f"There is no file {name[:200]!r} to download.", "The page of the experiment lists its files.")
 
 
 def download(request: Request) -> Response:
     """Send a file of an experiment."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number, name = site_of(request), path_number(request), request.path_params["name"]
     site.project.store.experiment(number)
-    path = served_path(site.workspace.experiment_dir(number), request.path_params["name"])
-    name = f"experiment-{number}-{request.path_params['name'].replace('/', '-')}"
-    return FileResponse(path, media_type="application/octet-stream", filename=name)
+    handle = open_served(site.workspace.experiment_dir(number), name)
+    saved_as = attachment(f"experiment-{number}-{name.replace('/', '-')}")
+    return FileContent(handle, "application/octet-stream", saved_as)
 
 
 def report(request: Request) -> Response:
     """Show the report of an experiment, if it has one, in a sandbox."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     site.project.store.experiment(number)
-    path = served_path(site.workspace.experiment_dir(number), REPORT_FILE)
-    return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
+    handle = open_served(site.workspace.experiment_dir(number), REPORT_FILE)
+    return FileContent(handle, "text/html", {"Content-Security-Policy": REPORT_POLICY})
 
 
 def log(request: Request) -> Response:
     """Return the end of a fold's log, or what was added after the byte `from`."""
-    site, number = site_of(request), int(request.path_params["number"])
-    experiment = site.project.store.experiment(number)
-    fold, start = number_of(request, "fold"), number_of(request, "from")
-    experiment.check_folds([fold or 0])
-    folder = site.workspace.experiment_dir(number)
-    path = site.workspace.experiment_files(number).fold(fold or 0).log
-    if path.exists():
-        path = served_path(folder, path.relative_to(folder).as_posix())
-    return JSONResponse(read_tail(path, start))
-
-
-def number_of(request: Request, name: str) -> int | None:
-    """Return a number of the query; None if it is missing."""
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise InvalidInputError(f"Invalid {name}: {text[:40]!r}.", "Use a number from 0.")
-    return int(text)
+    site, query = site_of(request), request.query_params
+    experiment = site.project.store.experiment(path_number(request))
+    fold, start = query_number(query, "fold") or 0, query_number(query, "from", BYTE_DIGITS)
+    experiment.check_folds([fold])
+    files = site.workspace.experiment_files(experiment.number)
+    return JSONResponse(read_tail(files.folder, files.fold(fold).log.relative_to(files.folder).as_posix(), start))
 
 
 ROUTES = (
-    Route("/experiments/{number:int}/files/{name:path}", download),
-    Route("/experiments/{number:int}/report", report),
-    Route("/api/experiments/{number:int}/log", log),
+    Route("/experiments/{number:number}/files/{name:path}", download),
+    Route("/experiments/{number:number}/report", report),
+    Route("/api/experiments/{number:number}/log", log),
 )

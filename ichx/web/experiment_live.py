@@ -12,11 +12,14 @@ from ichx.experiments.progress import remaining_seconds
 from ichx.formatting import format_duration, format_score, format_value
 from ichx.store.runs import LIVE_STATES
 from ichx.web.curves import MAX_POINTS, Stage, curves, planned_stages
+from ichx.web.numbers import parse_number
 
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import EpochRecord, Experiment, Run
 
+DIGEST_DIGITS: Final = 10
+"""Maximum number of digits of a checksum of 32 bits."""
 COLUMNS: Final = ("run", "state", "stage", "epochs", "score", "rate", "memory", "left", "took", "error", "job")
 """What the page shows of the newest run of a fold."""
 
@@ -136,10 +139,10 @@ class Client:
         """Return the browser that has received the update `cursor`; an invalid one has nothing."""
         sent = {}
         for part in cursor.split(","):
-            fold, _, rest = part.partition(":")
-            count, _, digest = rest.partition(":")
-            if fold.isdecimal() and count.isdecimal() and digest.isdecimal() and len(part) < 60:
-                sent[int(fold)] = (int(count), int(digest))
+            numbers = [parse_number(text, DIGEST_DIGITS) for text in part.split(":")]
+            match numbers:
+                case [int(fold), int(count), int(digest)]:
+                    sent[fold] = (count, digest)
         return cls(sent)
 
     @property

@@ -14,6 +14,7 @@ from ichx.store.runs import LIVE_STATES
 from ichx.web import experiment_files
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
+from ichx.web.numbers import path_number
 from ichx.web.score_tables import score_tables
 from ichx.web.site import Site, site_of
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def experiment_page(request: Request) -> Response:
     """Show an experiment."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     project, store = site.project, site.project.store
     experiment = store.experiment(number)
     files = site.workspace.experiment_files(number)
@@ -82,7 +83,7 @@ def _tuned(experiment: "Experiment") -> dict[str, Any] | None:
 
 def scores(request: Request) -> Response:
     """Return the tables of scores with intervals, by fold and label, as a part of the page."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     site.project.store.experiment(number)
     view = "hflip" if request.query_params.get("view") == "hflip" else "none"
     digests = tuple(one.digest for one in site.project.store.predictions(number, role="oof"))
@@ -101,7 +102,7 @@ def _computed_scores(site: Site, number: int, view: str, digests: tuple[str, ...
 
 
 ROUTES = (
-    Route("/experiments/{number:int}", experiment_page),
-    Route("/api/experiments/{number:int}/scores", scores),
+    Route("/experiments/{number:number}", experiment_page),
+    Route("/api/experiments/{number:number}/scores", scores),
     *experiment_files.ROUTES,
 )

@@ -29,6 +29,7 @@ from ichx.store.selection import FIELD_TYPES, OTHER_VALUES, STATES
 from ichx.text import escape, format_count
 from ichx.web.changes import change
 from ichx.web.list_query import PAGE, PLACES, ListQuery
+from ichx.web.numbers import parse_number
 from ichx.web.site import csv_response, site_of
 
 STAGES = ("balanced", "rebalanced", "full")
@@ -140,7 +141,8 @@ def live(request: Request) -> Response:
     The query has `exp`, repeatable, and `columns`.
     """
     store = site_of(request).project.store
-    numbers = [int(text) for text in request.query_params.getlist("exp") if text.isdecimal() and len(text) < 10]
+    wanted = map(parse_number, request.query_params.getlist("exp"))
+    numbers = [number for number in wanted if number is not None]
     if len(numbers) > MAX_LIVE:
         raise InvalidInputError(f"The request has {format_count(len(numbers), 'experiment')}.", f"Use {MAX_LIVE}.")
     columns = [name for name in request.query_params.get("columns", "").split(",") if name in LIVE_COLUMNS]

@@ -1,7 +1,7 @@
 """The jobs of clusters, as the store knows them. A scheduler is asked only if the user wants it."""
 
 from collections import Counter
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from starlette.requests import Request
@@ -12,8 +12,8 @@ from ichx.errors import InvalidInputError, NotFoundError
 from ichx.store import JobRecordState
 from ichx.store.jobs import ACTIVE
 from ichx.web.changes import change
-from ichx.web.experiment_files import number_of
-from ichx.web.log_tail import read_tail
+from ichx.web.log_tail import BYTE_DIGITS, read_tail
+from ichx.web.numbers import path_number, query_number
 from ichx.web.site import Site, site_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PAGE: Final = 100
 """Jobs in a list before the user wants more."""
+MAX_CANCELLED: Final = 1000
+"""Jobs that one request can cancel."""
 STATES: Final = get_args(JobRecordState)
 
 
@@ -31,10 +33,10 @@ def jobs(request: Request) -> Response:
     for state in states:
         if state not in STATES:
             raise InvalidInputError(f"Unknown state: {state[:40]!r}.", f"Use one of {', '.join(STATES)}.")
-    number = number_of(request, "experiment") if request.query_params.get("experiment") else None
+    number = query_number(request.query_params, "experiment")
     if number is not None:
         site.project.store.experiment(number)
-    limit = max(PAGE, min(number_of(request, "limit") or PAGE, 100_000))
+    limit = max(PAGE, min(query_number(request.query_params, "limit") or PAGE, 100_000))
     wanted = cast("list[JobRecordState] | None", states or None)
     only = None if number is None else [number]
     found = site.project.store.jobs(wanted, experiments=only, newest=limit + 1)
@@ -64,7 +66,7 @@ def job_page(request: Request) -> Response:
         title=f"Job {record.handle or record.submission}",
         job=record,
         active=record.state in ACTIVE,
-        has_log=_log_path(site, record) is not None,
+        has_log=_log_name(site, record) is not None,
         link=_link(record),
         files=site.workspace.jobs_dir / record.submission,
     )
@@ -73,10 +75,11 @@ def job_page(request: Request) -> Response:
 def log(request: Request) -> Response:
     """Return the end of a job's log, or what was added after the byte `from`, and the job's recorded state."""
     site, record = site_of(request), _record(request)
-    path = _log_path(site, record)
-    if path is None:
+    name = _log_name(site, record)
+    if name is None:
         raise NotFoundError(f"The log of job {record.handle or record.submission} is elsewhere.", "Open it there.")
-    return JSONResponse({**read_tail(path, number_of(request, "from")), "state": record.state})
+    start = query_number(request.query_params, "from", BYTE_DIGITS)
+    return JSONResponse({**read_tail(site.workspace.root, name, start), "state": record.state})
 
 
 def refresh(request: Request) -> Response:
@@ -99,6 +102,8 @@ def cancel(request: Request, body: dict[str, Any]) -> Response:
         isinstance(one, list) and [type(part) for part in one] == [str, int] for one in named
     ):
         raise InvalidInputError("The request names no jobs.", "Send `jobs`, a list of submissions with positions.")
+    if len(named) > MAX_CANCELLED:
+        raise InvalidInputError(f"{len(named):,} jobs are too many.", f"Cancel at most {MAX_CANCELLED:,} at once.")
     with site.changing() as project:
         problems = reconcile(site.workspace, project.store)
         records = [_find(site, submission, position) for submission, position in named]
@@ -113,7 +118,7 @@ def cancel(request: Request, body: dict[str, Any]) -> Response:
 
 
 def _record(request: Request) -> "JobRecord":
-    return _find(site_of(request), request.path_params["submission"], int(request.path_params["position"]))
+    return _find(site_of(request), request.path_params["submission"], path_number(request, "position"))
 
 
 def _find(site: Site, submission: str, position: int) -> "JobRecord":
@@ -127,17 +132,19 @@ def _link(record: "JobRecord") -> str:
     return f"/jobs/{record.submission}/{record.position}"
 
 
-def _log_path(site: Site, record: "JobRecord") -> Path | None:
-    """Return the path of a job's log; None if it is outside the workspace, or a link leads out of it."""
-    root = site.workspace.root.resolve()
-    path = root / record.log
-    return path if path.resolve() == path and path.is_relative_to(root) and ".." not in path.parts else None
+def _log_name(site: Site, record: "JobRecord") -> str | None:
+    """Return the path of a job's log within the workspace; None if it is elsewhere."""
+    root, path = site.workspace.root, PurePosixPath(record.log)
+    for above in (root, root.resolve()):
+        if path.is_relative_to(above):
+            path = path.relative_to(above)
+    return None if path.is_absolute() or ".." in path.parts else str(path)
 
 
 ROUTES = (
     Route("/jobs", jobs),
-    Route("/jobs/{submission}/{position:int}", job_page),
-    Route("/api/jobs/{submission}/{position:int}/log", log),
+    Route("/jobs/{submission}/{position:number}", job_page),
+    Route("/api/jobs/{submission}/{position:number}/log", log),
     Route("/api/jobs/refresh", refresh, methods=["POST"]),
     Route("/api/jobs/cancel", change(cancel), methods=["POST"]),
 )

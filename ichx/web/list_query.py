@@ -10,6 +10,7 @@ from starlette.datastructures import QueryParams
 from ichx.errors import IchxError, NotFoundError, check_choice
 from ichx.experiments.listing import check_columns
 from ichx.store import Selection, Store
+from ichx.web.numbers import page_number, parse_number
 
 PAGE = 100
 """Experiments on a page."""
@@ -41,7 +42,6 @@ class ListQuery:
     @classmethod
     def of(cls, parameters: QueryParams) -> Self:
         """Return the query of a URL; unknown parameters are ignored."""
-        page = parameters.get("page", "")
         columns = ",".join(parameters.getlist("columns")).split(",")
         return cls(
             where=parameters.get("where", "").strip(),
@@ -53,7 +53,7 @@ class ListQuery:
             sort=parameters.get("sort", ""),
             columns=tuple(filter(None, (name.strip() for name in columns))),
             differing="1" if parameters.get("differing") == "1" else "",
-            page=min(max(int(page), 1), MAX_PAGE) if page.isdecimal() and len(page) < 8 else 1,
+            page=page_number(parameters.get("page"), MAX_PAGE),
         )
 
     @property
@@ -119,6 +119,7 @@ class ListQuery:
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
+    number = parse_number(text)
+    if number is None:
         raise NotFoundError(f"There is no experiment {text[:20]!r}.", "Use the number of an experiment.")
-    return int(text)
+    return number

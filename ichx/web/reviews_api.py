@@ -8,25 +8,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ichx.datasets.reviews import COLUMNS, add_review, csv_rows, withdraw_review
-from ichx.errors import InvalidInputError, NotFoundError
-from ichx.store import DatasetVersion, Review, ReviewDraft, Store
+from ichx.errors import InvalidInputError
+from ichx.store import Review, ReviewDraft
 from ichx.web.changes import change
+from ichx.web.numbers import path_number
 from ichx.web.site import csv_response, site_of
+from ichx.web.sources import version_of
 
 _TEXTS = {"source": True, "slice": True, "finding": True, "label": False, "note": False, "reader": False}
 """Keys of a request to add a review, and whether they are required."""
-
-
-def version_of(store: Store, source: str) -> DatasetVersion:
-    """Return the dataset version of a source such as `rsna@1`.
-
-    Raises:
-        NotFoundError: There is no such version; e.g. the source is a folder.
-    """
-    name, at, number = source.rpartition("@")
-    if not at or not number.isdecimal() or len(number) > 9:
-        raise NotFoundError(f"Unknown dataset version: {source!r}.", "Use NAME@VERSION, e.g. rsna@1.")
-    return store.version(name, int(number))
 
 
 def add(request: Request, body: dict[str, Any]) -> Response:
@@ -45,7 +35,7 @@ def add(request: Request, body: dict[str, Any]) -> Response:
 def withdraw(request: Request, _: dict[str, Any]) -> Response:
     """Withdraw a review, which stays in the history."""
     with site_of(request).changing() as project:
-        return JSONResponse({"review": as_json(withdraw_review(project, request.path_params["id"]))})
+        return JSONResponse({"review": as_json(withdraw_review(project, path_number(request, "id")))})
 
 
 def of_slice(request: Request) -> Response:
@@ -75,7 +65,7 @@ def as_json(review: Review) -> dict[str, Any]:
 
 ROUTES = (
     Route("/api/reviews", change(add), methods=["POST"]),
-    Route("/api/reviews/{id:int}/withdraw", change(withdraw), methods=["POST"]),
+    Route("/api/reviews/{id:number}/withdraw", change(withdraw), methods=["POST"]),
     Route("/api/reviews/{source}/{slice:path}", of_slice),
     Route("/data/{source}/reviews.csv", download),
 )

@@ -105,8 +105,10 @@ class Security:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        answer = self._answer(scope) or self._app
-        await answer(scope, receive, send_with_headers)
+        refusal = self._answer(scope)
+        if refusal is not None and scope["method"] not in ("GET", "HEAD"):
+            refusal.headers["Connection"] = "close"  # the body is not read
+        await (refusal or self._app)(scope, receive, send_with_headers)
 
     def _answer(self, scope: Scope) -> Response | None:
         """Return the response to a request that the app must not see; None if it may."""

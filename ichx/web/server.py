@@ -61,6 +61,8 @@ class Started:
 
     url: str
     """The first page, with the token."""
+    address: str
+    """IP address on which it listens."""
     port: int
     exposed: str | None
     """The name or address at which other machines reach it; None for a loopback address."""
@@ -97,7 +99,7 @@ def serve(workspace: Workspace, options: ServeOptions, started: Callable[[Starte
     try:
         port = bound.getsockname()[1]
         guard = Guard(_names(options.host, address), any_address=exposed)
-        shown = f"[{address}]" if ":" in address else address
+        shown = _in_url(address)
         if address in ("0.0.0.0", "::"):
             shown = socket.gethostname()
         page = f"http://{shown}:{port}{options.path}{'&' if '?' in options.path else '?'}token="
@@ -114,7 +116,7 @@ def serve(workspace: Workspace, options: ServeOptions, started: Callable[[Starte
             server_header=False,
             timeout_graceful_shutdown=0,
         )
-        started(Started(page + guard.token, port, shown if exposed else None))
+        started(Started(page + guard.token, address, port, shown if exposed else None))
         if options.open_browser and _has_screen():
             # other users see the arguments of a browser
             url = page + guard.issue_single_use()
@@ -186,23 +188,27 @@ def _resolve(host: str) -> str:
 
 def _names(host: str, address: str) -> frozenset[str]:
     """Return the accepted names in the header `Host`."""
-    names = {host.lower(), f"[{address}]" if ":" in address else address}
+    names = {host.lower(), _in_url(address)}
     if address in ("0.0.0.0", "::"):
         names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
     return LOOPBACK_NAMES | names
 
 
-def ssh_command(port: int) -> str | None:
+def _in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def ssh_command(address: str, port: int) -> str | None:
     """Return the command that makes the server reachable from the machine the user sits at; None without ssh."""
     connection = os.environ.get("SSH_CONNECTION", "").split()
     if len(connection) != 4:
         return None
-    address = connection[2]
+    login = connection[2]
     user = os.environ.get("USER") or "USER"
-    forward = f"ssh -N -L {port}:{LOOPBACK}:{port}"
+    forward = f"ssh -N -L {shlex.quote(f'{port}:{_in_url(address)}:{port}')}"  # shells expand brackets
     if "SLURM_JOB_ID" in os.environ:  # a node that is reached through the machine of the ssh session
-        return f"{forward} -J {shlex.quote(f'{user}@{address}')} {shlex.quote(f'{user}@{socket.gethostname()}')}"
-    return f"{forward} {shlex.quote(f'{user}@{address}')}"
+        return f"{forward} -J {shlex.quote(f'{user}@{login}')} {shlex.quote(f'{user}@{socket.gethostname()}')}"
+    return f"{forward} {shlex.quote(f'{user}@{login}')}"
 
 
 def _has_screen() -> bool:

@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
@@ -186,11 +187,17 @@ def site_of(request: Request) -> Site:
 
 
 def csv_response(name: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:
-    """Return rows as a CSV file that the browser saves as `name`, which has no quotation marks."""
+    """Return rows as a CSV file that the browser saves as `name`."""
     text = io.StringIO()
     formatting.write_csv(text, heads, rows)
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(text.getvalue(), media_type="text/csv", headers=headers)
+    return Response(text.getvalue(), media_type="text/csv", headers=attachment(name))
+
+
+def attachment(name: str) -> dict[str, str]:
+    """Return the header that lets a browser save a response as a file `name`, which may have any characters."""
+    quoted = quote(name, safe="")
+    value = f'attachment; filename="{name}"' if quoted == name else f"attachment; filename*=utf-8''{quoted}"
+    return {"Content-Disposition": value}
 
 
 @cache

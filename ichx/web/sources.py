@@ -19,8 +19,9 @@ from starlette.requests import Request
 from ichx.errors import CorruptFileError, NotFoundError, NotReadyError
 from ichx.files import path_of
 from ichx.inference.scratch import scratch_folder
-from ichx.store import DatasetVersion
+from ichx.store import DatasetVersion, Store
 from ichx.web.helper import Helper
+from ichx.web.numbers import parse_number
 from ichx.web.site import Site, site_of
 
 if TYPE_CHECKING:
@@ -175,10 +176,7 @@ class Sources:
         """Return the version that a source is, None for the files. Raises `NotFoundError`."""
         if name == FILES and self.site.files is not None:
             return None
-        dataset, at, number = name.rpartition("@")
-        if at and number.isascii() and number.isdecimal() and len(number) < 10 and dataset.isprintable():
-            return self.site.project.store.version(dataset, int(number))
-        raise NotFoundError(f"Unknown source of studies: {name[:80]!r}.", "See the list of studies.")
+        return version_of(self.site.project.store, name)
 
     def _start(self, name: str, version: DatasetVersion | None) -> Build:
         self._count += 1
@@ -214,6 +212,19 @@ class Sources:
         """Forget the sources that were not used for longest, except the files; their maps end with their last use."""
         for key in [key for key, build in self._builds.items() if build.future.done() and key != FILES][:-OPEN_INDEXES]:
             shutil.rmtree(self._builds.pop(key).folder, ignore_errors=True)
+
+
+def version_of(store: Store, source: str) -> DatasetVersion:
+    """Return the dataset version of a source such as `rsna@1`.
+
+    Raises:
+        NotFoundError: There is no such version.
+    """
+    dataset, _, text = source.rpartition("@")
+    number = parse_number(text)
+    if number is None or not dataset.isprintable():
+        raise NotFoundError(f"Unknown source of studies: {source[:80]!r}.", "See the list of studies.")
+    return store.version(dataset, number)
 
 
 def sources_of(request: Request) -> Sources:

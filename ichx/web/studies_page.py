@@ -3,12 +3,14 @@
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ichx.errors import InvalidInputError, NotReadyError
 from ichx.labels import LABELS
+from ichx.web.numbers import page_number, query_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import site_of
 from ichx.web.sources import FILES, Source, sources_of
@@ -34,13 +36,14 @@ def studies(request: Request) -> Response:
         source = sources.get(name, WAIT_SECONDS)
     except NotReadyError as error:
         return site.render(request, "studies.html.j2", **context, source=None, waiting=shown_error(error, site))
-    found = select_studies(source, dict(query))
+    found = select_studies(source, query)
     shown = [("of", of) for of in query.getlist("of")[:2]]
     if query.get("open") == "first" and len(found):
         first = source.index.studies["study"][int(found[0])].as_py()
         return RedirectResponse(study_url(source.name, first, shown), 303)
-    page = _page(query.get("page"), len(found))
-    rows = [source.index.studies.slice(int(row), 1).to_pylist()[0] for row in found[page * PAGE : (page + 1) * PAGE]]
+    pages = max(1, -(-len(found) // PAGE))
+    page = page_number(query.get("page"), pages)
+    rows = [source.index.studies.slice(int(row), 1).to_pylist()[0] for row in found[(page - 1) * PAGE : page * PAGE]]
 
     def link(**changes: str | int) -> str:
         return "/studies?" + urlencode({**query, **({"of": [of for _, of in shown]} if shown else {}), **changes}, True)
@@ -54,7 +57,7 @@ def studies(request: Request) -> Response:
         rows=rows,
         total=len(found),
         page=page,
-        pages=max(1, -(-len(found) // PAGE)),
+        pages=pages,
         link=link,
         study_url=lambda study: study_url(source.name, study, shown),
         shown=shown,
@@ -63,7 +66,7 @@ def studies(request: Request) -> Response:
     )
 
 
-def select_studies(source: Source, query: dict[str, str]) -> Any:
+def select_studies(source: Source, query: QueryParams) -> Any:
     """Return the rows of the studies that `label`, `fold`, `scanner`, `flag` and `study` select, `(n,)`.
 
     Raises:
@@ -73,7 +76,7 @@ def select_studies(source: Source, query: dict[str, str]) -> Any:
 
     table = source.index.studies
     keep = np.ones(len(table), bool)
-    label, fold, scanner, flag = (query.get(name, "") for name in ("label", "fold", "scanner", "flag"))
+    label, scanner, flag = (query.get(name, "") for name in ("label", "scanner", "flag"))
     if label:
         negative = label.startswith("no ")
         column = label.removeprefix("no ")
@@ -81,10 +84,8 @@ def select_studies(source: Source, query: dict[str, str]) -> Any:
             raise InvalidInputError(f"Unknown label: {label[:40]!r}.", f"Use one of {', '.join(LABELS)}.")
         counts = table[column].to_numpy()
         keep &= counts == 0 if negative else counts > 0
-    if fold:
-        if not (fold.isascii() and fold.isdecimal() and len(fold) < 6):
-            raise InvalidInputError(f"Invalid value for `fold`: {fold[:20]!r}.", "Use a number from 0.")
-        keep &= table["fold"].to_numpy() == int(fold)
+    if (fold := query_number(query, "fold")) is not None:
+        keep &= table["fold"].to_numpy() == fold
     if scanner:
         keep &= np.array([text == scanner for text in table["scanner"].to_pylist()], bool)
     if flag:
@@ -105,12 +106,6 @@ def _choices(source: Source) -> dict[str, list[str]]:
         "scanner": sorted(table["scanner"].unique().to_pylist()),
         "flag": flags,
     }
-
-
-def _page(text: str | None, total: int) -> int:
-    """Return the number of the page from 0; the last one for a larger number."""
-    number = int(text) if text and text.isascii() and text.isdecimal() and len(text) < 8 else 1
-    return min(max(number, 1), max(1, -(-total // PAGE))) - 1
 
 
 ROUTES: Final = (Route("/studies", studies),)

@@ -18,6 +18,7 @@ from ichx.store import Selection
 from ichx.tuning import database_path, may_have_studies, studies_url
 from ichx.web.events import KEEP_ALIVE_SECONDS, RETRY, STREAM
 from ichx.web.experiment_live import event
+from ichx.web.numbers import path_number
 from ichx.web.site import Site, site_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def studies(request: Request) -> Response:
 
 def study_page(request: Request) -> Response:
     """Show a study of an experiment."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     experiment = site.project.store.experiment(number)
     names, name = _names(request)
     return site.render(
@@ -65,14 +66,14 @@ def study_page(request: Request) -> Response:
 
 def study_part(request: Request) -> Response:
     """Return the results of a study as a part of the page."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     site.project.store.experiment(number)
     return Response(_results(site, number, _names(request)[1]), media_type="text/html")
 
 
 async def events(request: Request) -> Response:
     """Stream the version of an experiment's studies, which changes with each trial and each epoch of one."""
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     await run_in_threadpool(site.project.store.experiment, number)
     stream = _versions(request.app.state.feeds, site, number)
     return StreamingResponse(stream, media_type="text/event-stream", headers=STREAM)
@@ -109,7 +110,7 @@ def _names(request: Request) -> tuple[list[str], str]:
     """Return the names of the studies of an experiment, and the one that the request wants."""
     from ichx.tuning.results import study_names
 
-    site, number = site_of(request), int(request.path_params["number"])
+    site, number = site_of(request), path_number(request)
     names = study_names(site.workspace, number) if may_have_studies(site.workspace) else []
     wanted = request.query_params.get("study", names[0] if names else "")
     if not names:
@@ -168,7 +169,7 @@ def _dashboard(site: Site) -> dict[str, Any]:
 
 ROUTES = (
     Route("/tuning", studies),
-    Route("/tuning/{number:int}", study_page),
-    Route("/api/tuning/{number:int}/study", study_part),
-    Route("/api/tuning/{number:int}/events", events),
+    Route("/tuning/{number:number}", study_page),
+    Route("/api/tuning/{number:number}/study", study_part),
+    Route("/api/tuning/{number:number}/events", events),
 )

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from ichx.errors import InvalidInputError, NotReadyError
@@ -30,6 +31,7 @@ from ichx.evaluation.worklist import (
 )
 from ichx.labels import LABELS
 from ichx.store import Review
+from ichx.web.numbers import parse_number, query_number
 from ichx.web.sources import Source, Sources, sources_of
 
 PREPARED: Final = 8
@@ -71,7 +73,7 @@ class WorklistChoice:
     """As the user chose it; None for `DEFAULT_RULE`."""
 
 
-def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -> WorklistChoice:
+def parse_choice(query: QueryParams, source: str, predictors: list[str]) -> WorklistChoice:
     """Return the checked query of a worklist.
 
     Args:
@@ -92,9 +94,6 @@ def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -
     kind = choose("kind", KINDS, "false-negatives" if predictors else "reviewed")
     label = choose("label", (*LABELS, ALL_LABELS), "any")
     truth = {"positive": True, "negative": False}.get(choose("truth", ("positive", "negative", "all"), "all"))
-    fold = query.get("fold", "")
-    if fold and not (fold.isascii() and fold.isdecimal() and len(fold) < 6):
-        raise InvalidInputError(f"Invalid value for `fold`: {fold[:20]!r}.", "Use a number from 0.")
     threshold = _threshold(query.get("threshold", ""))
     of = query.get("of") or (predictors[0] if predictors else "")
     others = [one for one in predictors if one != of]
@@ -110,7 +109,7 @@ def parse_choice(query: Mapping[str, str], source: str, predictors: list[str]) -
         source=source,
         of=of,
         versus=(query.get("versus") or (others[0] if others else "")) if kind == "disagreement" else "",
-        fold=int(fold) if fold else None,
+        fold=query_number(query, "fold"),
         scanner=query.get("scanner", ""),
         reviewed="" if kind == "reviewed" else choose("reviewed", ("yes", "no", "all"), "all").replace("all", ""),
         threshold=threshold,
@@ -169,9 +168,10 @@ class Worklists:
     def _state(self, source: Source, of: str) -> list[str]:
         """Return what changes when the stored predictions change."""
         kind, _, number = of.partition(":")
-        if kind != "experiment" or not number.isdecimal() or source.version is None or len(number) > 9:
+        experiment = parse_number(number)
+        if kind != "experiment" or experiment is None or source.version is None:
             return []
-        stored = self._sources.site.project.store.predictions(int(number), version_id=source.version.id)
+        stored = self._sources.site.project.store.predictions(experiment, version_id=source.version.id)
         return [p.digest for p in stored]
 
     def _read(self, source: Source, of: str, name: str) -> Prepared:

@@ -15,6 +15,7 @@ from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation.worklist import AT_THRESHOLD, Kind, Worklist
 from ichx.labels import LABELS
 from ichx.store import Review
+from ichx.web.numbers import page_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, csv_response, site_of
 from ichx.web.sources import FILES, Source, sources_of
@@ -83,7 +84,7 @@ def worklist(request: Request) -> Response:
         context["problem"] = shown_error(error, site)
         return site.render(request, "worklist.html.j2", **context)
     pages = max(1, -(-len(listed.found.rows) // PAGE))
-    page = min(_number(query.get("page")), pages)
+    page = page_number(query.get("page"), pages)
 
     def link(**changes: str | int) -> str:
         return "/worklist?" + urlencode({**_filters(request), **changes})
@@ -120,7 +121,7 @@ def neighbours(request: Request) -> Response:
     """
     listed = _requested(request)
     rows = listed.found.rows
-    at = _number(request.query_params.get("at")) - 1
+    at = page_number(request.query_params.get("at")) - 1
     place = listed.source.index.place(request.query_params.get("slice", ""))
     before, after = at - 1, at + 1
     if place is not None and not (at < len(rows) and rows[at] == place):
@@ -268,10 +269,6 @@ def _filters(request: Request) -> dict[str, str]:
 
 def _sources(request: Request) -> list[str]:
     return [name for name in sources_of(request).names() if name != FILES]
-
-
-def _number(text: str | None) -> int:
-    return max(int(text), 1) if text and text.isascii() and text.isdecimal() and len(text) < 9 else 1
 
 
 ROUTES: Final = (

@@ -1,11 +1,15 @@
 """The page of an experiment over HTTP: content, files, logs, report, scores, and text that is no markup."""
 
+import asyncio
+import os
 import re
 from pathlib import Path
 
 import pytest
 from simulated_run import epoch_record, new_one, open_copy, record, start
 from web_site import Serve
+
+from ichx.web.served_files import FileContent, open_inside
 
 INJECTIONS = (
     "<script>alert(1)</script>",
@@ -80,13 +84,43 @@ def test_downloads_of_fixed_kinds(trained_copy: Path, serve: Serve) -> None:
             *("link.json", "linked/workspace.json", "inner.log", "missing.json", "fold-0", ""),
             *("..%2f2%2fexperiment.json", "%2e%2e/2/experiment.json", "fold-0/..%2f..%2f2/experiment.json"),
             *("%2fetc%2fhosts.json", "/etc/hosts.json", "fold-0//run.log", "fold-0%5crun.log", "x%00.json", "..json"),
-            "....//experiment.json",
+            *("....//experiment.json", "a" * 300 + ".json", "a/" * 1000 + "x.json", "fold-0/run.log/x.json"),
         ):
             refused = client.get(f"/experiments/1/files/{name}")
             assert refused.status_code in (404, 307), name
             assert "hush" not in refused.text
             assert '"id"' not in refused.text
         assert client.get("/experiments/99/files/experiment.json").status_code == 404
+
+
+def test_a_file_that_grows_is_sent_as_it_was_and_one_that_shrinks_ends_early(tmp_path: Path) -> None:
+    path = tmp_path / "fold-0" / "run.log"
+    path.parent.mkdir()
+    path.write_bytes(b"a" * 1000)
+    grows, shrinks = (FileContent(open_inside(tmp_path, "fold-0/run.log"), "text/plain") for _ in range(2))
+    with path.open("ab") as handle:
+        handle.write(b"b" * 1000)
+
+    async def read(response: FileContent) -> bytes:
+        return b"".join([part async for part in response.body_iterator])  # type: ignore[misc]
+
+    assert grows.headers["content-length"] == "1000"
+    assert asyncio.run(read(grows)) == b"a" * 1000
+    os.truncate(path, 300)
+    assert asyncio.run(read(shrinks)) == b"a" * 300
+
+
+def test_folders_that_are_links_and_files_that_are_not_regular_are_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "x.json").write_text("hush")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe.log")  # opening it must not wait for a program that writes to it
+    for name in ("linked/x.json", "pipe.log", "../secret/x.json", "linked", "", "a\0b", "./pipe.log", "a" * 300):
+        with pytest.raises(OSError):  # noqa: PT011  # of several kinds
+            open_inside(folder, name)
+    assert open_inside(folder / "linked", "x.json").read() == b"hush"  # a folder that the user has moved
 
 
 @pytest.mark.parametrize("text", INJECTIONS)

@@ -70,8 +70,15 @@ def test_no_route_fails_for_odd_ids_and_parameters(poisoned: Served, route: Rout
         "0",
         "-1",
         "1",
+        "9" * 9,
         "9" * 30,
+        "9" * 5000,
+        "a" * 300,
         "1e400",
+        "..%2f..",
+        "a\0b",
+        "\u00b2",
+        "\u0661",
         "nan",
         "ph@1",
         "ph@" + "9" * 30,
@@ -80,11 +87,11 @@ def test_no_route_fails_for_odd_ids_and_parameters(poisoned: Served, route: Rout
     methods = route.methods or {"GET"}
     with poisoned.client() as client:
         for text in odd:
-            path = re.sub(r"\{[^}]*:int\}", "9" * 30 if text.startswith("9") else "1", route.path)
+            path = re.sub(r"\{[^}]*:number\}", text if text.isdecimal() else "1", route.path)
             path = re.sub(r"\{[^}]*\}", quote(text, safe=""), path)
             if "GET" in methods:
                 # without reading streams of events to their end, which they do not have
-                with client.stream("GET", path, params=dict.fromkeys(QUERY, text)) as answer:
+                with client.stream("GET", path, params=dict.fromkeys(QUERY, text[:1000])) as answer:
                     assert answer.status_code < 500 or answer.status_code == 503, (path, text)
             for body in (
                 {},

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from web_site import Serve, Served, serving
 
+from ichx.web import changes
 from ichx.web.security import Guard, cookie_name
 
 EVIL = {"Origin": "http://evil.example"}
@@ -273,6 +274,34 @@ def test_broken_requests_are_refused(served: Served, request_bytes: bytes) -> No
         answer = b""
     assert answer == b"" or status(answer) in (400, 404, 414, 431)
     assert httpx.get(f"{served.url}/").status_code == 401  # the next one is served
+
+
+def test_a_refused_change_closes_the_connection_instead_of_reading_its_body(served: Served) -> None:
+    host = served.url.removeprefix("http://")
+    answer = exchange(served, f"POST /x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 999999999\r\n\r\n".encode())
+    assert status(answer) == 401  # `exchange` ends when the server closes the connection
+
+
+def test_bodies_that_do_not_arrive_occupy_no_thread_and_time_out(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "BODY_SECONDS", 1.0)
+    host = served.url.removeprefix("http://")
+    head = (
+        f"POST /api/experiments/1/name HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie_name(host)}={served.token}\r\n"
+        f"X-Ichx-Token: {served.change_token}\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{{"
+    )
+    address = urlsplit(served.url)
+    slow = [socket.create_connection((address.hostname, address.port), timeout=60) for _ in range(100)]
+    try:
+        for connection in slow:
+            connection.sendall(head.encode())
+        with served.client() as client:
+            assert client.get("/experiments").status_code == 200
+        assert {status(connection.recv(65536)) for connection in slow} == {408}
+    finally:
+        for connection in slow:
+            connection.close()
 
 
 def test_slow_clients_do_not_block_others(served: Served) -> None:

@@ -168,6 +168,42 @@ def test_a_network_is_exposed_with_a_warning_and_the_token(dataset_root: Path) -
         assert admitted.status_code == 303
 
 
+def test_the_url_admits_a_browser_and_other_tokens_do_not(dataset_root: Path) -> None:
+    with running(dataset_root, "--no-browser") as (_process, url):
+        address = httpx.URL(url)
+        assert (address.host, address.path) == ("127.0.0.1", "/")
+        for token in ("", "x", address.params["token"][:-1], address.params["token"] + "x"):
+            assert httpx.get(address.copy_with(params={"token": token})).status_code == 401
+        assert httpx.get(address.copy_with(query=None)).status_code == 401
+        with httpx.Client(follow_redirects=True, timeout=60) as client:
+            page = client.get(url)
+            assert (page.status_code, page.url.path, page.url.query) == (200, "/experiments", b"")
+            assert client.get(address.join("/jobs")).status_code == 200
+
+
+def _has_ipv6() -> bool:
+    try:
+        with closing(socket.socket(socket.AF_INET6)) as one:
+            one.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="no IPv6")
+def test_the_loopback_address_of_ipv6(dataset_root: Path) -> None:
+    with running(dataset_root, "--no-browser", "--host", "::1") as (process, url):
+        address = httpx.URL(url)
+        assert url.startswith("http://[::1]:")
+        with httpx.Client(follow_redirects=True, timeout=60) as client:
+            assert client.get(url).status_code == 200
+            for host, status in (("[::1]", 200), ("localhost", 200), ("[::2]", 421), ("evil.example", 421)):
+                headers = {"Host": f"{host}:{address.port}"}
+                assert client.get(address.join("/jobs"), headers=headers).status_code == status, host
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+
+
 def test_names_of_hosts() -> None:
     assert _resolve("127.0.0.5") == "127.0.0.5"
     assert _names("127.0.0.5", "127.0.0.5") == {"127.0.0.1", "localhost", "[::1]", "127.0.0.5"}
@@ -179,12 +215,14 @@ def test_names_of_hosts() -> None:
 def test_the_command_of_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert ssh_command(8417) is None
+    assert ssh_command("127.0.0.1", 8417) is None
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.1 50000 192.0.2.9 22")
     monkeypatch.setenv("USER", "ann")
-    assert ssh_command(8417) == "ssh -N -L 8417:127.0.0.1:8417 ann@192.0.2.9"
+    assert ssh_command("127.0.0.1", 8417) == "ssh -N -L 8417:127.0.0.1:8417 ann@192.0.2.9"
+    assert ssh_command("::1", 8417) == "ssh -N -L '8417:[::1]:8417' ann@192.0.2.9"
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert ssh_command(8417) == f"ssh -N -L 8417:127.0.0.1:8417 -J ann@192.0.2.9 ann@{socket.gethostname()}"
+    expected = f"ssh -N -L 8417:127.0.0.1:8417 -J ann@192.0.2.9 ann@{socket.gethostname()}"
+    assert ssh_command("127.0.0.1", 8417) == expected
 
 
 def test_a_browser_opens_only_on_a_screen_and_with_another_token(dataset_root: Path, tmp_path: Path) -> None:

@@ -532,6 +532,7 @@ def test_the_help_lists_the_keys_and_switches_single_ones_off(serve_studies: Ser
     assert {"Home", "0 r", "5", "?"} <= set(dialog.locator("tbody th").all_inner_texts())
     dialog.locator("#single-keys").uncheck()
     page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
     page.keyboard.press("5")
     page.keyboard.press("ArrowDown")
     wait_for_slice(page, "a5")
