@@ -22,8 +22,13 @@ EXTERNAL_PLUGIN = "external"
 
 WINDOW_PARTS = ("centre", "width")
 
-MAX_NEIGHBOURS = 3
+MAX_NEIGHBOURS = 4
 """Maximum number of adjacent slices on each side that can be channels."""
+
+MAX_WINDOWS = 9
+
+MAX_CHANNELS = 21
+"""Seven slices in three windows."""
 
 
 def _added(default: Any) -> Any:
@@ -45,6 +50,10 @@ class ModelRecipe:
     """Weight of a batch in the running statistics of batch-norm layers; 0 for the backbone's own."""
     mask_weight: float = _added(0.0)
     """Weight of the mask loss relative to the label loss, in networks that predict masks."""
+    checkpointing: bool = _added(False)
+    """Whether training computes activations again instead of keeping them, which takes less memory and more time."""
+    sync_bn: bool = _added(False)
+    """Whether batch norms of several processes use the statistics of the complete batch."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ class InputRecipe:
     normalize: str = "none"
     neighbours: int = _added(0)
     """Adjacent slices on each side that become channels, each in all windows."""
+    ends: str = _added("repeat")
+    """What neighbours are beyond the ends of a series: `repeat` its last slice, or `air`."""
 
     @property
     def pixels(self) -> int:

@@ -4,12 +4,23 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-from ichx.recipe import FILE_WINDOW, MAX_NEIGHBOURS, Recipe, SequenceRecipe, StageRecipe, flatten, literal
+from ichx.recipe import (
+    FILE_WINDOW,
+    MAX_CHANNELS,
+    MAX_NEIGHBOURS,
+    MAX_WINDOWS,
+    Recipe,
+    SequenceRecipe,
+    StageRecipe,
+    flatten,
+    literal,
+)
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.window_kind": ("linear", "sigmoid"),
     "input.centre": ("none", "slice", "series"),
     "input.resize": ("bilinear", "area"),
+    "input.ends": ("repeat", "air"),
     "input.normalize": ("none", "imagenet", "inception"),
     "optimizer.name": ("radam", "adamw", "sgd"),
     "stage.*.sampling": ("fixed", "redrawn", "all"),
@@ -83,12 +94,15 @@ def _check_image(recipe: Recipe, require: Require) -> None:
     require(16 <= given.size <= 4096, "input.size", "between 16 and 4096 pixels")
     require(given.crop == 0 or 16 <= given.crop <= given.size, "input.crop", "0, or 16 to input.size")
     require(0 <= given.neighbours <= MAX_NEIGHBOURS, "input.neighbours", f"between 0 and {MAX_NEIGHBOURS}")
+    count = len(given.windows)
+    fits = 1 <= count <= MAX_WINDOWS and (count == 1 or given.channels <= MAX_CHANNELS)
+    most = f"{MAX_CHANNELS} channels, slices times windows"
+    require(fits, "input.windows", f"1 to {MAX_WINDOWS} [centre, width] pairs, and at most {most}")
     if given.neighbours:
-        require(len(given.windows) in (1, 3), "input.windows", "one or three [centre, width] pairs")
         aligned = "series or none with input.neighbours, because slices that are moved one by one are not aligned"
         require(given.centre != "slice", "input.centre", aligned)
     else:
-        require(len(given.windows) == 3, "input.windows", "three [centre, width] pairs, or one with input.neighbours")
+        require(given.ends == "repeat", "input.ends", "repeat without input.neighbours")
     require(
         all(len(w) == 2 and (tuple(w) == FILE_WINDOW or w[1] > 0) for w in given.windows),
         "input.windows",

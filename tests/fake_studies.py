@@ -39,6 +39,8 @@ class FakeStudies:
     reviews: list[dict[str, Any]] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
     """How far the prediction of files is, one after the other."""
+    indexing: list[str] = field(default_factory=list)
+    """What the server reports until the index is built, one after the other."""
     requests: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     """Values of every slice that differ from the usual ones."""
@@ -69,6 +71,8 @@ class FakeStudies:
 
         if request.path_params["study"] != STUDY:
             return _error("No such study.", 404)
+        if self.indexing:
+            return _error(self.indexing.pop(0), 409, "not_ready")
         usual = {
             "source": SOURCE, "study": STUDY, "patient": "patient-1", "fold": 2, "defects": [],
             "series": [{"series": "series-a", "flags": [], "order": "head to foot", "slices": self.slices()}],
@@ -183,10 +187,10 @@ def probabilities(index: int, number: int) -> list[float]:
     return [round(0.01 * (index + 1) + 0.1 * number + 0.02 * column, 4) for column in range(len(SUBTYPES) + 1)]
 
 
-def _error(problem: str, status: int) -> Any:
+def _error(problem: str, status: int, code: str = "fake") -> Any:
     from starlette.responses import JSONResponse
 
-    return JSONResponse({"error": {"code": "fake", "problem": problem, "remedy": "Read `ichx --help`."}}, status)
+    return JSONResponse({"error": {"code": code, "problem": problem, "remedy": "Read `ichx --help`."}}, status)
 
 
 ServeStudies = Callable[..., tuple[Served, FakeStudies]]

@@ -164,6 +164,8 @@ def test_digests_of_stored_recipes_stay_the_same() -> None:
         "model.drop_path=0.1",
         "model.mask_weight=0.5",
         "model.bn_momentum=0.01",
+        "model.checkpointing=true",
+        "model.sync_bn=true",
         "optimizer.clip=1",
         "augmentation.crop_first=true",
         "optimizer.decoupled=true",
@@ -194,6 +196,11 @@ def test_a_recipe_without_the_added_fields_loads() -> None:
         (["input.neighbours=1", "input.centre=series"], 3, 9),
         (["input.neighbours=2", "input.centre=none", "input.windows=[[40,80]]"], 5, 5),
         (["input.neighbours=3", "input.centre=series", "input.windows=[[-1,-1]]"], 7, 7),
+        (["input.neighbours=4", "input.centre=series", "input.windows=[[40,80]]"], 9, 9),
+        (["input.neighbours=1", "input.centre=series", "input.windows=[[40,80],[80,200]]"], 3, 6),
+        (["input.neighbours=3", "input.centre=series"], 7, 21),
+        (["input.windows=[[40,80]]"], 1, 1),
+        ([f"input.windows={[[40, 80]] * 9}"], 1, 9),
     ],
 )
 def test_channels_are_slices_times_windows(settings: list[str], slices: int, channels: int) -> None:
@@ -217,11 +224,17 @@ def test_centre_and_width_of_a_window_can_be_set() -> None:
     ("settings", "names"),
     [
         (
-            ["input.neighbours=4", "input.windows=[[40,80],[80,200]]"],
-            ["input.neighbours = 4", "input.windows = [[40.0, 80.0], [80.0, 200.0]]", 'input.centre = "slice"'],
+            ["input.neighbours=5", f"input.windows={[[40, 80]] * 4}"],
+            ["input.neighbours = 5", f"input.windows = {[[40.0, 80.0]] * 4}", 'input.centre = "slice"'],
+        ),
+        (
+            ["input.neighbours=4", "input.centre=series"],
+            [f"input.windows = {[[-1.0, -1.0], [80.0, 200.0], [600.0, 2800.0]]}"],
         ),
         (["input.neighbours=-1", "input.centre=none"], ["input.neighbours = -1"]),
-        (["input.windows=[[40,80]]"], ["input.windows = [[40.0, 80.0]]"]),
+        (["input.windows=[]"], ["input.windows = []"]),
+        ([f"input.windows={[[40, 80]] * 10}"], [f"input.windows = {[[40.0, 80.0]] * 10}"]),
+        (["input.ends=air"], ['input.ends = "air"']),
     ],
 )
 def test_neighbours_limit_windows_and_centring(settings: list[str], names: list[str]) -> None:
@@ -273,7 +286,7 @@ def test_all_invalid_settings_are_reported_together() -> None:
         ("input.size=8", "8", "16 and 4096"),
         ("input.crop=300", "300", "0, or 16"),
         ("input.window_kind=linaer", '"linaer"', "linear, sigmoid"),
-        ("input.windows=[[1,2],[3,4]]", "[[1.0, 2.0], [3.0, 4.0]]", "three"),
+        ("input.ends=zero", '"zero"', "repeat, air"),
         ("input.windows=[[40,0],[1,1],[1,1]]", "[[40.0, 0.0], [1.0, 1.0], [1.0, 1.0]]", "positive"),
         ("input.windows=[[40],[1,1],[1,1]]", "[40]", "2"),
         ("input.normalize=yes", '"yes"', "none, imagenet"),

@@ -4,7 +4,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,13 +72,33 @@ def serving(root: Path, **options: Any) -> Iterator[Served]:
 Serve = Callable[..., Served]
 
 
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Return `serve(root)`: it starts a server, which ends with the test."""
-    from contextlib import ExitStack
-
+@pytest.fixture(scope="module")
+def shared_servers() -> Iterator[tuple[ExitStack, dict[object, Served]]]:
+    """Return the servers of workspaces that all tests share, and what ends them with the module."""
     with ExitStack() as stack:
-        yield lambda root, **options: stack.enter_context(serving(root, **options))
+        yield stack, {}
+
+
+@pytest.fixture
+def serve(shared_servers: tuple[ExitStack, dict[object, Served]], tmp_path: Path) -> Iterator[Serve]:
+    """Return `serve(root)`: it starts a server, which ends with the test.
+
+    The tests of a module share the server of a workspace that is outside their temporary folders, e.g. `trained_root`.
+    """
+    from ichx.web import app
+
+    shared_stack, shared = shared_servers
+    with ExitStack() as stack:
+
+        def start(root: Path, **options: Any) -> Served:
+            if root.is_relative_to(tmp_path):
+                return stack.enter_context(serving(root, **options))
+            key = (root, app.PAGES, tuple(sorted(options.items())))
+            if key not in shared:
+                shared[key] = shared_stack.enter_context(serving(root, **options))
+            return shared[key]
+
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ PANELS = {
     },
     "Results": {
         "scores": "scores:scores",
+        "threshold": "threshold:threshold",
         "audit": "audit:audit",
         "report": "report:report",
         "ensemble": "ensemble:app",

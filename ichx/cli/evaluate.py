@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ichx.cli.output import console, err, print_json
+from ichx.cli.output import console, err, notice, print_json
 from ichx.cli.parameters import (
     AsCsv,
     AsJson,
@@ -38,6 +38,8 @@ from ichx.cli.placement import PlacementOptions
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import parse_fields, print_subgroups, print_subgroups_csv
+from ichx.cli.threshold import print_calls
+from ichx.text import format_count
 
 
 def evaluate(
@@ -51,6 +53,9 @@ def evaluate(
     folds: FoldTexts = None,
     labels: Labels = None,
     by: By = None,
+    prevalence: Annotated[
+        float | None, typer.Option("--prevalence", help="Share of positives where stored thresholds will be used.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File for slices and studies with labels and losses: .csv, .json or .parquet."),
@@ -83,6 +88,8 @@ def evaluate(
     subject = check_subject(number, ensemble)
     if ensemble is not None:
         check_ensemble_options(tta=tta, average=average, fold=folds)
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise typer.BadParameter(f"Invalid prevalence: {prevalence}. Use a share, e.g. 0.1.", param_hint="--prevalence")
     if keep_ids and out is None:
         raise typer.BadParameter("--keep-ids requires --out: scores contain no ids.")
     with session() as project:
@@ -104,6 +111,7 @@ def evaluate(
             submit_command(project, placement, CommandRequest("evaluate", (words,), experiment=of), as_json=as_json)
             return
         from ichx.cli.live import LiveView
+        from ichx.evaluation.operating_points import Subject, applicable, apply_thresholds, stored_thresholds
         from ichx.evaluation.subgroup_scores import SubgroupScores, all_subgroup_scores
         from ichx.inference.evaluate import evaluate_slices_with
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
@@ -131,10 +139,13 @@ def evaluate(
                 from ichx.report import write_evaluation_report
 
                 written.append(write_evaluation_report(project, found, slices, page))
+            stored = stored_thresholds(project, Subject(subject, ensemble is not None))
+            fitting = applicable(stored, tta=found.tta, average=found.average, pooling=pooling)
+            calls = apply_thresholds(fitting, slices.predicted, prevalence)
             if fields:
                 groups = all_subgroup_scores(slices.predicted, fields, labels or ["any"], pooling)
     if as_json:
-        print_json({**asdict(found), "subgroups": groups} if fields else found)
+        print_json({**asdict(found), "subgroups": groups, "operating_points": calls})
     elif as_csv and fields:
         print_subgroups_csv(groups)
     elif as_csv:
@@ -143,6 +154,10 @@ def evaluate(
         kind = "experiment" if ensemble is None else "ensemble"
         title = f"{kind} {subject}: {found.name}, on {dataset} version {found.dataset_version}, tta {found.tta}"
         print_scores(title, found, pooling, labels)
+        if calls:
+            print_calls("stored thresholds, applied unchanged", calls, prevalence)
         print_subgroups(groups)
+    if len(fitting) < len(stored):
+        notice(f"{format_count(len(stored) - len(fitting), 'stored threshold')} of other views, averages or poolings.")
     for file in written:
         (err if as_json or as_csv else console).print(str(file), markup=False)

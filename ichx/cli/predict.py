@@ -37,7 +37,7 @@ from ichx.cli.parameters import (
 from ichx.cli.placement import PlacementOptions
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
-from ichx.formatting import format_marks
+from ichx.formatting import format_marks, format_value
 from ichx.labels import ANY, LABELS
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ def predict(
             submit_command(project, placement, CommandRequest("predict", (words,), experiment=of), as_json=as_json)
             return
         from ichx.cli.live import LiveView
+        from ichx.evaluation.operating_points import Subject, stored_thresholds
         from ichx.inference.predict import FileOutputs, predict_files_with
+        from ichx.inference.prediction_calls import with_calls
         from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map
         from ichx.inference.ready_model import ready_ensemble, ready_experiment
         from ichx.inference.trained import InferenceOptions
@@ -154,6 +156,7 @@ def predict(
                 callbacks=view,
                 outputs=FileOutputs(out if save else None, keep_ids, id_map is not None),
             )
+            found = with_calls(found, stored_thresholds(project, Subject(subject, ensemble is not None)))
             written = [] if out is None else write_files(out, found)
             if id_map is not None and found.id_map is not None:
                 write_id_map(id_map, found.id_map)
@@ -188,6 +191,11 @@ def _print_summary(found: "FilePredictions") -> None:
         total = format_count(sum(found.defects.values()), "file or frame", "files or frames")
         counts = ", ".join(f"{name} {count:,}" for name, count in found.defects.items())
         warn(f"No probabilities for {total}: {counts}.")
+    for one in found.thresholds:
+        table = found.slices if one["unit"] == "slice" else found.studies
+        called = int((table[f"called_{one['label']}"] == 1).sum())
+        units = format_count(called, "slice") if one["unit"] == "slice" else format_count(called, "study", "studies")
+        info(f"Called {one['label']} (probability >= {format_value(one['threshold'])}): {units}.")
     for warning in found.warnings:
         warn(warning)
 

@@ -112,17 +112,23 @@ def neighbour_rows(slices: pd.DataFrame) -> pd.DataFrame:
 
 
 def stack_rows(
-    runs: npt.NDArray[np.int64], readable: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], reach: int
+    runs: npt.NDArray[np.int64],
+    readable: npt.NDArray[np.bool_],
+    rows: npt.NDArray[np.int64],
+    reach: int,
+    *,
+    repeat: bool = True,
 ) -> npt.NDArray[np.int64]:
     """Return each of `rows` with the `reach` slices before and after it in its run, (N, 2 `reach` + 1) int64 rows.
 
-    Unreadable slices are skipped. At the ends of a run its outermost readable slice is repeated.
+    Unreadable slices are skipped. Beyond the ends of a run its outermost readable slice is repeated, or the row is -1.
 
     Args:
         runs: (n,) `run_codes` of all slices, which are sorted by series and order.
         readable: (n,) whether each slice can be read.
         rows: (N,) readable rows.
         reach: Number of slices on each side.
+        repeat: Whether the outermost slice is repeated.
     """
     candidates = np.flatnonzero(readable)
     candidates = candidates[np.argsort(runs[candidates], kind="stable")]
@@ -132,8 +138,9 @@ def stack_rows(
     centre, own = place[rows], runs[rows]
     first, last = np.searchsorted(codes, own, "left"), np.searchsorted(codes, own, "right") - 1
     wanted = centre[:, None] + np.arange(-reach, reach + 1)
-    stacked: npt.NDArray[np.int64] = candidates[np.clip(wanted, first[:, None], last[:, None])]
-    return stacked
+    inside = np.clip(wanted, first[:, None], last[:, None])
+    stacked: npt.NDArray[np.int64] = candidates[inside]
+    return stacked if repeat else np.where(wanted == inside, stacked, -1)
 
 
 def count_flags(slices: pd.DataFrame) -> dict[str, dict[str, int]]:

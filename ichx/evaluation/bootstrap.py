@@ -128,7 +128,7 @@ def patient_bootstrap(
         rare = shortage or _class_shortage(truth, sample.code, "with")
         unranked = values.undefined or rare or _class_shortage(~truth, sample.code, "without")
         by_label[name] = {
-            metric: _interval(
+            metric: percentile_interval(
                 getattr(values, metric),
                 drawn[metric][k],
                 rare if metric in _SUMS else unranked,
@@ -136,7 +136,7 @@ def patient_bootstrap(
             for metric in LABEL_METRICS
             if metric in drawn
         }
-    overall = _interval(point.log_loss, LABEL_SHARES @ drawn["log_loss"], shortage)
+    overall = percentile_interval(point.log_loss, LABEL_SHARES @ drawn["log_loss"], shortage)
     return Bootstrap(sample.count, draws, LEVEL, point, overall, by_label)
 
 
@@ -167,7 +167,7 @@ def label_intervals(
     point = rank_scores(ranking, np.ones((sample.count, 1)))
     drawn = [] if undefined else [rank_scores(ranking, weights) for weights in sample.weights()]
     return {
-        metric: _interval(
+        metric: percentile_interval(
             None if absent else float(getattr(point, metric)[0]),
             np.concatenate([getattr(chunk, metric) for chunk in drawn]) if drawn else np.empty(0),
             undefined,
@@ -176,11 +176,57 @@ def label_intervals(
     }
 
 
+def rate_intervals(
+    counted: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_], patients: npt.ArrayLike, *, draws: int = DRAWS
+) -> "list[DrawnRate]":
+    """Return the share of the rows `counted` among the rows `among`, for each column, with its draws of patients.
+
+    Args:
+        counted: `(N, C)`; only rows that are in `among`, too, count.
+        among: `(N, C)`
+        patients: Patient of each row, `(N,)`.
+        draws: Number of draws.
+    """
+    sample = _PatientSample(patients, draws)
+    columns = counted.shape[1]
+    both = np.column_stack([counted & among, among]).astype(np.float64)
+    sums = sample.sums(both)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        point = sums[:columns].sum(axis=1) / sums[columns:].sum(axis=1)
+        chunks = [sums @ weights for weights in sample.weights()]
+        drawn = np.concatenate([chunk[:columns] / chunk[columns:] for chunk in chunks], axis=1)
+    owners = [int((of > 0).sum()) for of in sums[columns:]]
+    rates = []
+    for value, of_draws, count in zip(point, drawn, owners, strict=True):
+        few = None if count >= MIN_IN_CLASS else f"no interval from {format_count(count, 'patient')} with such rows"
+        rates.append(DrawnRate(float(value), of_draws, _shortage(sample.count) or few))
+    return rates
+
+
+@dataclass(frozen=True)
+class DrawnRate:
+    """A share of rows and its values in draws of patients; NaN where there is no row to count among."""
+
+    value: float
+    drawn: FloatArray
+    """`(D,)`"""
+    shortage: str | None
+    """Why there is no interval."""
+
+    @property
+    def interval(self) -> Interval:
+        """The percentile interval."""
+        absent = np.isnan(self.value)
+        return percentile_interval(
+            None if absent else self.value, self.drawn, "no such rows" if absent else self.shortage
+        )
+
+
 def mean_interval(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS) -> Interval:
     """Return the mean of `values` (N,) with its interval over `patients` (N,)."""
     sample = _PatientSample(patients, draws)
     (drawn,) = sample.drawn_means(values[:, None])
-    return _interval(float(values.mean()), drawn, _shortage(sample.count))
+    return percentile_interval(float(values.mean()), drawn, _shortage(sample.count))
 
 
 def mean_error(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS) -> tuple[float, float | None]:
@@ -221,11 +267,11 @@ def paired_difference(
     weighted = difference @ LABEL_SHARES
     drawn, shortage = sample.drawn_means(np.column_stack([weighted, difference])), _shortage(sample.count)
     return ScoreDifference(
-        **vars(_interval(float(weighted.mean()), drawn[0], shortage)),
+        **vars(percentile_interval(float(weighted.mean()), drawn[0], shortage)),
         patients=sample.count,
         draws=draws,
         labels={
-            name: _interval(
+            name: percentile_interval(
                 float(difference[:, k].mean()),
                 drawn[1 + k],
                 shortage or _class_shortage(positive(y[:, k]), sample.code, "with"),
@@ -323,12 +369,15 @@ def _auc_differences(y: FloatArray, p: FloatArray, q: FloatArray, sample: _Patie
         absent = absent_class(int(truth.sum()), len(truth))
         undefined = absent or _shortage(sample.count) or _class_shortage(truth, sample.code, "with")
         undefined = undefined or _class_shortage(~truth, sample.code, "without")
-        intervals[name] = _interval(None if absent else float(value[k]), drawn[k], undefined)
+        intervals[name] = percentile_interval(None if absent else float(value[k]), drawn[k], undefined)
     return intervals
 
 
-def _interval(value: float | None, drawn: FloatArray, undefined: str | None) -> Interval:
-    """Return the interval of `drawn` (D,). Draws that lack one of the classes have no score (NaN) and do not count."""
+def percentile_interval(value: float | None, drawn: FloatArray, undefined: str | None) -> Interval:
+    """Return the interval of `drawn` (D,), without bounds if `undefined` says why.
+
+    Draws that lack one of the classes have no score (NaN) and do not count.
+    """
     known = drawn[np.isfinite(drawn)]
     if undefined is not None or len(known) < 2:
         return Interval(value, None, None, None, undefined or "fewer than 2 draws")

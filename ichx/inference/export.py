@@ -185,10 +185,20 @@ def preprocessing(image: InputRecipe) -> list[str]:
         "pad to a square with -1024 HU, the image in the middle",
         f"resize to {image.size} x {image.size}, {image.resize} (as OpenCV does), rounded to whole HU",
         f"crop the middle {image.crop} x {image.crop}" if image.crop else "",
+        _neighbours(image),
         "windows: the first WindowCenter and WindowWidth of the header; "
         f"{list(BRAIN_WINDOW)} if they are missing or the width is not positive",
     ]
     return [step for step in steps if step]
+
+
+def _neighbours(image: InputRecipe) -> str:
+    """Return how the slices of one input are chosen."""
+    if not image.neighbours:
+        return ""
+    ends = "its last slice is repeated" if image.ends == "repeat" else "slices are -1024 HU"
+    order = f"{image.neighbours} before, the slice itself and {image.neighbours} after it"
+    return f"stack the slices of one series along its normal: {order}; beyond the ends of the series {ends}"
 
 
 def _hu_shape(image: InputRecipe) -> str:

@@ -7,7 +7,7 @@ by `prediction_files`.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -75,6 +75,8 @@ class FilePredictions:
     """What was averaged over views and folds."""
     ensemble: int | None = None
     """The ensemble that predicted; None for an experiment."""
+    thresholds: tuple[dict[str, Any], ...] = ()
+    """Stored thresholds behind the columns `called_LABEL`: `label`, `unit`, `threshold`, `rule` and its `value`."""
 
     @property
     def predicted(self) -> int:

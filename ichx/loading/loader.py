@@ -4,7 +4,8 @@ Windows are applied on the device (`ichx.ct.windows`). A worker sends complete b
 are added in the parent, so that workers hold no part of the dataset. The number of workers does not change a batch.
 
 If a recipe has neighbours, a sample is a stack: the slice and the adjacent slices of its run (`series.stack_rows`).
-All of them get the same transform, so that the anatomy stays aligned.
+Beyond the ends of a run the last slice is repeated, or is air. All slices of a stack get the same transform, so that
+the anatomy stays aligned.
 """
 
 import sys
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_file import MaskCache
+from ichx.ct.dicom import AIR
 from ichx.datasets.masks import UNKNOWN
 from ichx.datasets.series import run_codes, stack_rows
 from ichx.errors import IchxError
@@ -125,8 +127,7 @@ class SliceLoader:
     def _read(self, reader: "_BatchReader", batches: list[Rows], rows: Rows) -> Iterator[Batch]:
         windows = self.slices[list(WINDOW_COLUMNS)].to_numpy(np.float32)
         labels = self.slices[list(LABELS)].to_numpy(np.float32)
-        reach = self.recipe.input.neighbours
-        stacks = stack_rows(run_codes(self.slices), self.cache.valid, rows, reach) if reach else rows[:, None]
+        stacks = self._stacks(rows)
         slice_ids = None if reader.address is None else self.slices["slice_id"].to_numpy(object)
         on_gpu: Callable[[], bool] = torch.cuda.is_initialized  # a run on the CPU does not touch GPUs
         loader: DataLoader[Any] = DataLoader(
@@ -146,6 +147,14 @@ class SliceLoader:
             columns = [torch.from_numpy(column) for column in (windows[part], labels[part], part)]
             yield Batch(hu, columns[0], columns[1], columns[2], jitter, masks)
             del hu, masks, jitter
+
+    def _stacks(self, rows: Rows) -> Rows:
+        """Return the slices of each sample, (N, S) rows in the order of its channels; -1 for a slice of air."""
+        image = self.recipe.input
+        if not image.neighbours:
+            return rows[:, None]
+        runs, repeat = run_codes(self.slices), image.ends == "repeat"
+        return stack_rows(runs, self.cache.valid, rows, image.neighbours, repeat=repeat)
 
 
 def centre_crop(image: npt.NDArray[Any], edge: int) -> npt.NDArray[Any]:
@@ -207,6 +216,9 @@ class _BatchReader(Dataset[Any]):
             mask = None if self.masks is None else self.masks.read(stack[middle])
             for place in (middle, *range(middle), *range(middle + 1, len(stack))):
                 target, row = hu[index, place], stack[place]
+                if row < 0:
+                    target.fill(AIR)
+                    continue
                 if row in read:
                     target[...] = read[row]
                 elif place == middle:

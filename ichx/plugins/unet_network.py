@@ -4,15 +4,18 @@ Ronneberger et al. 2015, arXiv 1505.04597. The only file of the zoo that imports
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, overload
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import nn
 
 from ichx.errors import UnsupportedError
 from ichx.labels import LABELS, SUBTYPES
 from ichx.plugins.contract import Segmented
+from ichx.plugins.layer_depth import layer_numbers
 from ichx.plugins.timm_classifier import timm_errors
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ class UNet(nn.Module):
     def __init__(self, backbone: str, pretrained: bool, channels: tuple[int, ...], dropout: float, inputs: int) -> None:
         """Take the backbone of a timm name; `channels` are the decoder's, from the coarsest map to the finest."""
         super().__init__()
+        self.backbone, self.inputs = backbone, inputs
         unet = smp.Unet(
             f"tu-{backbone}",
             encoder_weights=True if pretrained else None,
@@ -48,9 +52,22 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(2 * unet.encoder.out_channels[-1], len(LABELS))
 
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Return what maps the name of a parameter to its layer, as timm's classifiers do.
+
+        The encoder has the layers of its backbone. Everything else is new and in the last layer, like a head.
+        """
+        layers = _backbone_layers(self.backbone, self.inputs)
+        last = 1 + max(layers.values())
+        return lambda name: layers.get(_flat(name.removeprefix("encoder.model.")), last)
+
     def get_classifier(self) -> nn.Module:
         """Return the layer that makes logits of the pooled features, as timm's classifiers do."""
         return self.head
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Switch gradient checkpointing of the encoder on or off, as timm's classifiers do."""
+        self.encoder.model.set_grad_checkpointing(enable)  # type: ignore[operator, union-attr]
 
     @overload
     def forward(self, x: torch.Tensor, masks: Literal[False] = False) -> torch.Tensor: ...
@@ -70,6 +87,18 @@ class UNet(nn.Module):
             return logits
         pixels = self.segmentation_head(self.decoder(features))
         return Segmented(logits, pixels[..., top : top + height, left : left + width])
+
+
+def _backbone_layers(backbone: str, inputs: int) -> dict[str, int]:
+    """Return the layer of each parameter of timm's classifier, by its flat name."""
+    with torch.random.fork_rng(devices=[]):
+        classifier = timm.create_model(backbone, pretrained=False, num_classes=0, in_chans=inputs)
+    return {_flat(name): number for name, number in layer_numbers(classifier).items()}
+
+
+def _flat(name: str) -> str:
+    """Return the name of a parameter in one form: a network of features has `stages_0` for `stages.0`."""
+    return name.replace(".", "_")
 
 
 def build(recipe: "Recipe", pretrained: bool, channels: tuple[int, ...]) -> UNet:

@@ -39,11 +39,12 @@ def list_predictors(connection: Connection, version_id: int | None, limit: int) 
     None for those with a finished fold, whatever their dataset.
     """
     wanted = prediction.c.role == "oof" if version_id is None else prediction.c.version_id == version_id
+    columns = (prediction.c.experiment, experiment.c.name, experiment.c.score, prediction.c.role, prediction.c.fold)
     query = (
-        select(prediction.c.experiment, experiment.c.name, experiment.c.score, prediction.c.role, prediction.c.fold)
+        select(*columns)
         .join(experiment, experiment.c.number == prediction.c.experiment)
         .where(wanted, experiment.c.trashed.is_(None))
-        .distinct()
+        .group_by(*columns)  # not distinct, after which PostgreSQL sorts by selected columns only
         .order_by(experiment.c.score.is_(None), experiment.c.score, prediction.c.experiment, prediction.c.fold)
     )
     found: dict[int, StoredPredictor] = {}

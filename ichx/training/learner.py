@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from ichx.errors import ConflictError
 from ichx.recipe import Recipe
 from ichx.training.compilation import Forward, StepExecutor
 from ichx.training.feed import Inputs, SliceInputs
-from ichx.training.layer_numbers import train_all, train_head
 from ichx.training.mixup import draw_mix
+from ichx.training.network_head import train_all, train_head
 from ichx.training.optimizers import make_optimizer, take_step
+from ichx.training.recomputation import recompute_activations
 from ichx.training.runtime import Runtime, unwrap
 from ichx.training.schedules import learning_rate
 from ichx.training.weight_average import WeightAverage
@@ -44,7 +46,8 @@ class Learner:
             compiler: Backend of torch.compile, or None; see `StepExecutor`.
         """
         self.recipe, self.fold, self.runtime = recipe, fold, runtime
-        self.model = runtime.prepare(model)
+        recompute_activations(model, recipe)
+        self.model = runtime.prepare(model, sync_bn=recipe.model.sync_bn)
         self.executor = StepExecutor(self.model, note, compiler, alone=runtime.group.size == 1)
         decay = recipe.ema.decay
         self.average = WeightAverage(self._own, decay) if decay > 0 else None
@@ -158,8 +161,18 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state` within the current stage; other entries are ignored."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Continue from `state` within the current stage; other entries are ignored.
+
+        Raises:
+            ConflictError: The optimizer groups the network's layers in another way.
+        """
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise ConflictError(
+                f"The checkpoint belongs to an optimizer with other layers: {error}.",
+                "Finish the fold with the version of ichx that began it, or remove its checkpoints.",
+            ) from error
         self.set_weights(state)
         if self.runtime.scaler is not None and state["scaler"]:
             self.runtime.scaler.load_state_dict(state["scaler"])

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ichx.plugins.layer_depth import layer_numbers
 from ichx.recipe import OptimizerRecipe, StageRecipe
-from ichx.training.layer_numbers import layer_numbers
 
 MOMENTUM = 0.9
 """Of `sgd`, in Nesterov's form."""

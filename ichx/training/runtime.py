@@ -6,8 +6,10 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from ichx.errors import UnsupportedError
 from ichx.training.device import Hardware
 from ichx.training.distributed import Group
 from ichx.training.exact_head import exact_head
@@ -35,11 +37,20 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
 
-    def prepare(self, model: nn.Module) -> nn.Module:
+    def prepare(self, model: nn.Module, *, sync_bn: bool = False) -> nn.Module:
         """Return `model` on the device, channels last in memory, wrapped for data parallelism in a group.
 
         In half precision its last layer computes in float32, so that no logit is rounded.
+
+        Args:
+            model: The network.
+            sync_bn: Whether batch norms of a group use the statistics of all parts of a batch.
+
+        Raises:
+            UnsupportedError: `sync_bn` is wanted of a group that trains on CPUs.
         """
+        if sync_bn and self.group.size > 1:
+            model = synchronize_batch_norms(model, self.device)
         if self.hardware.precision in HALF:
             exact_head(model)
         model = model.to(self.device).to(memory_format=torch.channels_last)
@@ -65,6 +76,25 @@ class Runtime:
         if last or not isinstance(model, DistributedDataParallel):
             return contextlib.nullcontext()
         return model.no_sync()
+
+
+def synchronize_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return `model` with batch norms that compute their statistics over all processes; names of weights stay.
+
+    Raises:
+        UnsupportedError: Torch cannot do that on `device`.
+    """
+    norms = any(isinstance(layer, _BatchNorm) for layer in model.modules())
+    if device.type != "cuda" and norms:
+        raise UnsupportedError(
+            f"Batch norms of several processes cannot be synchronized on {device.type}.",
+            "Train on GPUs, in one process, or with `--set model.sync_bn=false`.",
+        )
+    from timm import layers
+
+    convert: Any = layers.convert_sync_batchnorm  # type: ignore[attr-defined]
+    converted: nn.Module = convert(model)  # torch's own would lose the activations within timm's layers
+    return converted
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -28,6 +28,7 @@ from ichx.errors import (
 )
 from ichx.experiment_files import START_FILE, read_start
 from ichx.files import absolute_path, atomic_path, open_file, read_announced, write_text
+from ichx.training.recomputation import check_recomputation
 from ichx.training.weight_matching import MIN_SHARE, first_names, match_weights
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def make_model(plugin: "Plugin", recipe: "Recipe", start: Start, note: Callable[
     if start.kind == "pretrained":
         note(f"loading the pretrained weights of {recipe.model.backbone}; missing files are downloaded")
     model = plugin.build(recipe, start.kind == "pretrained")
+    check_recomputation(model, recipe)
     if start.kind == "file":
         load_file(model, Path(start.path), note)
     return model

@@ -34,7 +34,7 @@ class WindowStep(nn.Module):
         self.std: torch.Tensor
         for name, colours in zip(("mean", "std"), STATISTICS[recipe.normalize], strict=True):
             # Pretrained weights of three channels are repeated over more, and so are their statistics.
-            channels = torch.tensor(colours).repeat(recipe.slices)[: recipe.channels]
+            channels = torch.tensor(colours).repeat(-(-recipe.channels // len(colours)))[: recipe.channels]
             self.register_buffer(name, channels.view(1, -1, 1, 1), persistent=False)
 
     def forward(

@@ -1,8 +1,6 @@
 """Experiments and ensembles side by side: recipes, scores, their differences, and where predictions disagree."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -20,6 +18,8 @@ from ichx.project import Project
 from ichx.store import Ensemble, Experiment
 from ichx.web.numbers import parse_number
 from ichx.web.site import site_of
+from ichx.web.studies_api import PLAIN_CURVES
+from ichx.web.waiting import SharedResults
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Interval
@@ -93,7 +93,8 @@ def scores(request: Request) -> Response:
     from ichx.evaluation.compare import conclusion, title, undefined_reasons
 
     source = _source(site.project, first)
-    predictors = urlencode([("of", query[name]) for name in ("first", "second")])
+    curves = PLAIN_CURVES if tta == "none" else "TTA,sequence,ensemble"
+    predictors = urlencode([*(("of", query[name]) for name in ("first", "second")), ("curves", curves)])
     return site.render(
         request,
         "compare_scores.html.j2",
@@ -203,31 +204,16 @@ def _rows(found: "ScoreComparison") -> list[dict[str, Any]]:
     ]
 
 
-_kept: dict[tuple[object, ...], "Future[ScoreComparison]"] = {}
-_lock = Lock()
+_comparisons: "SharedResults[ScoreComparison]" = SharedResults(KEPT)
 
 
 def _compared(request: Request, pair: tuple[Scored, Scored], tta: Tta, label: str | None) -> "ScoreComparison":
-    """Return a comparison; one that was computed for the same predictions is kept, and no other thread repeats it."""
+    """Return a comparison; the latest ones are kept as long as the predictions stay the same."""
     from ichx.evaluation.compare import compare_scores
 
     project = site_of(request).project
     key = (project.workspace.root, *(_state(project, one) for one in pair), tta, label)
-    with _lock:
-        known = _kept.get(key)
-        if known is None:
-            mine = _kept[key] = Future()
-            while len(_kept) > KEPT:
-                del _kept[next(iter(_kept))]
-    if known is not None:
-        return known.result()
-    try:
-        mine.set_result(compare_scores(project, *pair, tta=tta, shown=DISAGREEMENTS, label=label))
-    except BaseException as error:
-        with _lock:
-            _kept.pop(key, None)
-        mine.set_exception(error)
-    return mine.result()
+    return _comparisons.get(key, lambda: compare_scores(project, *pair, tta=tta, shown=DISAGREEMENTS, label=label))
 
 
 def _state(project: Project, scored: Scored) -> tuple[object, ...]:

@@ -4,12 +4,12 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from threading import Lock
 from typing import Any, Final
 
 from ichx.errors import NotReadyError
 from ichx.web.sources import Sources
+from ichx.web.waiting import WaitingRoom
 
 KEPT: Final = 64
 """Results in memory. Each has kilobytes."""
@@ -26,7 +26,7 @@ class Computed:
     def __init__(self, sources: Sources) -> None:
         """Compute nothing yet."""
         self._sources = sources
-        self._lock = Lock()
+        self._lock, self._waiting = Lock(), WaitingRoom()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ichx-computed")
         self._results: OrderedDict[str, Future[Any]] = OrderedDict()
         sources.closing.callback(self._pool.shutdown, wait=False, cancel_futures=True)
@@ -41,7 +41,7 @@ class Computed:
             seconds: Time to wait.
 
         Raises:
-            StillComputingError: The result is not there after `seconds`.
+            StillComputingError: The result is not there after `seconds`, or too many requests wait.
             IchxError: The task failed.
         """
         key = json.dumps([task, dict(arguments), repr(state)])
@@ -55,6 +55,6 @@ class Computed:
             for old in [old for old, one in self._results.items() if one.done()][:-KEPT]:
                 del self._results[old]
         try:
-            return future.result(max(seconds, 0.0))
-        except FutureTimeoutError:
+            return self._waiting.result(future, max(seconds, 0.0))
+        except TimeoutError:
             raise StillComputingError("This is being computed.", "Wait a moment.") from None

@@ -19,9 +19,8 @@ from ichx.web.computed import Computed, StillComputingError
 from ichx.web.numbers import path_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, site_of
-from ichx.web.sources import Source, sources_of, version_of
+from ichx.web.sources import PAGE_SECONDS, Source, sources_of, version_of
 from ichx.web.studies_api import pixel_version, study_url
-from ichx.web.studies_page import WAIT_SECONDS
 from ichx.web.thumbnails import thumbnail_png
 
 if TYPE_CHECKING:
@@ -91,10 +90,10 @@ def excluded_thumbnail(request: Request) -> Response:
 def _prepared(request: Request, site: Site, version: DatasetVersion) -> dict[str, Any]:
     """Return what needs the catalog: `facts`, `source_name`, `caches`, `missing`; or why they are not there."""
     found: dict[str, Any] = {"facts": None, "caches": None, "missing": {}, "waiting": None, "problem": None}
-    end = time.monotonic() + WAIT_SECONDS
+    end = time.monotonic() + PAGE_SECONDS
     sources = sources_of(request)
     try:
-        source = sources.get(f"{version.dataset}@{version.number}", WAIT_SECONDS)
+        source = sources.get(f"{version.dataset}@{version.number}", PAGE_SECONDS)
         found |= _caches(site, source, version)
         arguments = {"dataset": version.dataset, "number": version.number}
         state = version.digest, _modified(site, version)

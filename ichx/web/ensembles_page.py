@@ -17,8 +17,7 @@ from ichx.web.numbers import path_number
 from ichx.web.served_files import FileContent
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, attachment, site_of
-from ichx.web.sources import sources_of
-from ichx.web.studies_page import WAIT_SECONDS
+from ichx.web.sources import PAGE_SECONDS, sources_of
 
 if TYPE_CHECKING:
     from ichx.store import ExperimentSummary
@@ -101,7 +100,7 @@ def _described(request: Request, site: Site, e: Ensemble) -> dict[str, Any]:
     computed = sources_of(request).part(Computed)
     try:
         arguments = {"number": e.number}
-        found["facts"] = computed.get("describe_ensemble", arguments, _state(e), WAIT_SECONDS)
+        found["facts"] = computed.get("describe_ensemble", arguments, _state(e), PAGE_SECONDS)
     except StillComputingError as error:
         found["waiting"] = shown_error(error, site)
     except IchxError as error:

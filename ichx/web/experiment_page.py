@@ -1,14 +1,16 @@
 """The page of one experiment: curves and progress while it runs, scores, logs, files, recipe."""
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ichx.evaluation.choices import Tta, check_tta
 from ichx.experiments.recipe_values import recipe_values
 from ichx.formatting import format_interval
+from ichx.project import Project
 from ichx.store import marks
 from ichx.store.runs import LIVE_STATES
 from ichx.web import experiment_files
@@ -16,11 +18,15 @@ from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
 from ichx.web.numbers import path_number
 from ichx.web.score_tables import score_tables
-from ichx.web.site import Site, site_of
+from ichx.web.site import site_of
+from ichx.web.waiting import SharedResults
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap
     from ichx.store import Experiment, Prediction, Run
+
+KEPT = 16
+"""Scorecards that are kept in memory."""
 
 
 def experiment_page(request: Request) -> Response:
@@ -33,6 +39,7 @@ def experiment_page(request: Request) -> Response:
     live = read_live(project, number, None)
     values = None if experiment.external else recipe_values(project, experiment)
     runs = store.runs(number)
+    of = f"experiment:{number}"
     return site.render(
         request,
         "experiment.html.j2",
@@ -57,6 +64,7 @@ def experiment_page(request: Request) -> Response:
         ensembles=store.ensembles_containing([number]).get(number, []),
         jobs=len(store.jobs(experiments=[number])),
         tuned=_tuned(experiment),
+        worklist="/worklist?" + urlencode({"source": f"{experiment.dataset}@{experiment.dataset_version}", "of": of}),
     )
 
 
@@ -85,20 +93,22 @@ def scores(request: Request) -> Response:
     """Return the tables of scores with intervals, by fold and label, as a part of the page."""
     site, number = site_of(request), path_number(request)
     site.project.store.experiment(number)
-    view = "hflip" if request.query_params.get("view") == "hflip" else "none"
-    digests = tuple(one.digest for one in site.project.store.predictions(number, role="oof"))
-    found = _computed_scores(site, number, view, digests)
+    found = _scorecard(site.project, number, check_tta(request.query_params.get("view", "none")))
     return site.render(
         request, "experiment_scores.html.j2", **score_tables(found), marks=marks(site.project.store.experiment(number))
     )
 
 
-@lru_cache(maxsize=16)
-def _computed_scores(site: Site, number: int, view: str, digests: tuple[str, ...]) -> "dict[int | None, Bootstrap]":
-    """Return the scores of predictions, which `digests` identify."""
+_scorecards: "SharedResults[dict[int | None, Bootstrap]]" = SharedResults(KEPT)
+
+
+def _scorecard(project: Project, number: int, tta: Tta) -> "dict[int | None, Bootstrap]":
+    """Return the scores of an experiment; the latest ones are kept as long as the predictions stay the same."""
     from ichx.evaluation.scorecard import fold_scorecard  # imports pandas
 
-    return fold_scorecard(site.project, number, "hflip" if view == "hflip" else "none")
+    digests = tuple(one.digest for one in project.store.predictions(number, role="oof"))
+    key = (project.workspace.root, number, tta, digests)
+    return _scorecards.get(key, lambda: fold_scorecard(project, number, tta))
 
 
 ROUTES = (

@@ -1,8 +1,6 @@
 """Overlays of slices: drawn masks, predicted masks and heat maps, as bytes. Networks run in a helper process."""
 
 import time
-from collections import OrderedDict
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
@@ -16,6 +14,7 @@ from ichx.web.helper import Helper
 from ichx.web.shown_errors import without_paths
 from ichx.web.site import Site, site_of
 from ichx.web.sources import Source, Sources, sources_of
+from ichx.web.waiting import SharedResults
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,56 +27,27 @@ if TYPE_CHECKING:
 KINDS: Final = ("mask", "predicted_mask", "heat")
 HEAT_SECONDS: Final = 180.0
 """Time limit of one computation."""
-WAITING: Final = 4
-"""Requests that wait for the computation of another; the oldest ones are refused."""
+WAITING: Final = 5
+"""Requests that compute or wait; the oldest ones are refused."""
 HEAT_BYTES: Final = 64_000_000
 """Memory for computed maps."""
 
 
 class HeatMemory:
-    """Computes the heat maps of slices, one at a time, and remembers the latest."""
+    """Computes the heat maps of slices in a helper process, one at a time, and remembers the latest."""
 
     def __init__(self, sources: Sources) -> None:
         """Prepare the helper process, which imports torch with its first task."""
         self._sources = sources
         self._helper = Helper(sources.site.workspace.root, sources.folder / "heat.log")
         sources.closing.callback(self._helper.close)
-        self._known: OrderedDict[tuple[Any, ...], Maps] = OrderedDict()
-        self._turn, self._lock = Lock(), Lock()
-        self._waiting: list[object] = []
+        self._results: SharedResults[Maps] = SharedResults(HEAT_BYTES, lambda maps: maps.nbytes, WAITING)
 
     def get(self, source: Source, row: dict[str, Any], experiment: int, fold: int, *, masks: bool) -> "Maps":
         """Return the maps `(6, h, w)` of a slice; raises like `slice_heat`, and `NotReadyError` if others wait."""
         weights = self._sources.site.workspace.experiment_files(experiment).fold(fold).weights
         changed = weights.stat().st_mtime_ns if weights.is_file() else 0
         key = (source.index.digest, row["slice_id"], experiment, fold, masks, changed)
-        ticket = object()
-        with self._lock:
-            if (known := self._known.get(key)) is not None:
-                self._known.move_to_end(key)
-                return known
-            self._waiting.append(ticket)
-        try:
-            while not self._turn.acquire(timeout=0.1):
-                with self._lock:
-                    if ticket not in self._waiting[-WAITING:]:
-                        raise NotReadyError("Newer requests replaced this one.", "Open the slice again.")
-            try:
-                with self._lock:
-                    known = self._known.get(key)
-                return self._compute(key, source, row, experiment, fold, masks) if known is None else known
-            finally:
-                self._turn.release()
-        finally:
-            with self._lock:
-                self._waiting.remove(ticket)
-
-    def _compute(
-        self, key: tuple[Any, ...], source: Source, row: dict[str, Any], experiment: int, fold: int, masks: bool
-    ) -> "Maps":
-        import numpy as np
-
-        out = self._sources.folder / f"heat-{time.monotonic_ns()}.npy"
         arguments = {
             "experiment": experiment,
             "fold": fold,
@@ -86,17 +56,18 @@ class HeatMemory:
             "source": str(source.path),
             "index": str(source.folder),
             "slice_id": row["slice_id"],
-            "out": str(out),
         }
+        return self._results.get(key, lambda: self._compute(arguments))
+
+    def _compute(self, arguments: dict[str, Any]) -> "Maps":
+        import numpy as np
+
+        out = self._sources.folder / f"heat-{time.monotonic_ns()}.npy"
         try:
-            self._helper.call("heat", arguments, seconds=HEAT_SECONDS)
+            self._helper.call("heat", {**arguments, "out": str(out)}, seconds=HEAT_SECONDS)
             maps: Maps = np.load(out)
         finally:
             out.unlink(missing_ok=True)
-        with self._lock:
-            self._known[key] = maps
-            while sum(one.nbytes for one in self._known.values()) > HEAT_BYTES:
-                self._known.popitem(last=False)
         return maps
 
 

@@ -6,7 +6,6 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +22,7 @@ from ichx.store import DatasetVersion, Store
 from ichx.web.helper import Helper
 from ichx.web.numbers import parse_number
 from ichx.web.site import Site, site_of
+from ichx.web.waiting import WaitingRoom
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,10 @@ FILES: Final = "folder@1"
 """The source of the files of `ichx ui PATH`."""
 OPEN_INDEXES: Final = 4
 INDEX_SECONDS: Final = 3600.0
+PAGE_SECONDS: Final = 3.0
+"""Time to wait for an index before a page says that it is being built."""
+WAIT_SECONDS: Final = 60.0
+"""Time that a request without a page waits for an index."""
 
 
 @dataclass
@@ -111,7 +115,7 @@ class Sources:
         self.folder.chmod(0o700)
         self._data = Helper(site.workspace.root, self.folder / "data.log")
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="ichx-index")
-        self._lock = Lock()
+        self._lock, self._waiting = Lock(), WaitingRoom()
         self._builds: OrderedDict[str, Build] = OrderedDict()
         self._parts: dict[Any, Any] = {}
         self._count = 0
@@ -149,12 +153,12 @@ class Sources:
         older = [f"{name}@{number}" for name, numbers in found for number in reversed(numbers[:-1])]
         return files + newest + older
 
-    def get(self, name: str, seconds: float = INDEX_SECONDS) -> Source:
+    def get(self, name: str, seconds: float = WAIT_SECONDS) -> Source:
         """Return the source `name`, e.g. `rsna@1`.
 
         Raises:
             NotFoundError: There is no such source.
-            NotReadyError: Its index is not built within `seconds`; see `progress`.
+            NotReadyError: Its index is not built within `seconds`, or too many requests wait for one.
             IchxError: The index cannot be built.
         """
         version = self._version(name)
@@ -166,8 +170,8 @@ class Sources:
             self._builds.move_to_end(key)
             self._drop_old()
         try:
-            return build.future.result(seconds)
-        except FutureTimeoutError:
+            return self._waiting.result(build.future, seconds)
+        except TimeoutError:
             what, done, total = build.progress
             count = f": {done:,} of {total:,}" if total else ""
             raise NotReadyError(f"The list of studies is being prepared ({what}{count}).", "Wait a moment.") from None

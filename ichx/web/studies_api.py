@@ -18,6 +18,8 @@ from ichx.web.sources import Source, sources_of
 
 FILE_PREDICTIONS: Final = "file:1"
 """The predictor of `ichx ui PATH --predictions FILE`."""
+PLAIN_CURVES: Final = "CNN,sequence,ensemble"
+"""Curves of the viewer without test-time augmentation."""
 FOR_GOOD: Final = "private, max-age=31536000, immutable"
 
 
@@ -153,9 +155,8 @@ def predictors(site: Site, source: Source) -> list[dict[str, Any]]:
     for ensemble in reversed(store.ensembles()):
         if _has_predicted(site, ensemble, source):
             score = ensemble.score if ensemble.nested_score is None else ensemble.nested_score
-            found.append(
-                {"of": f"ensemble:{ensemble.number}", "name": ensemble.name or "", "score": score, "folds": []}
-            )
+            of, name = f"ensemble:{ensemble.number}", ensemble.name or ""
+            found.append({"of": of, "name": name, "score": score, "folds": []})
     return found
 
 

@@ -13,13 +13,11 @@ from ichx.labels import LABELS
 from ichx.web.numbers import page_number, query_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import site_of
-from ichx.web.sources import FILES, Source, sources_of
+from ichx.web.sources import FILES, PAGE_SECONDS, Source, sources_of
 from ichx.web.studies_api import study_url
 
 PAGE: Final = 100
 """Studies of a page."""
-WAIT_SECONDS: Final = 3.0
-"""Time to wait for an index before a page says that it is being built."""
 
 
 @without_paths
@@ -33,7 +31,7 @@ def studies(request: Request) -> Response:
     if not names:
         return site.render(request, "studies.html.j2", **context, source=None, waiting=None)
     try:
-        source = sources.get(name, WAIT_SECONDS)
+        source = sources.get(name, PAGE_SECONDS)
     except NotReadyError as error:
         return site.render(request, "studies.html.j2", **context, source=None, waiting=shown_error(error, site))
     found = select_studies(source, query)

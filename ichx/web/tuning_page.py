@@ -3,7 +3,6 @@
 import shlex
 import zlib
 from collections.abc import AsyncIterator
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +19,7 @@ from ichx.web.events import KEEP_ALIVE_SECONDS, RETRY, STREAM
 from ichx.web.experiment_live import event
 from ichx.web.numbers import path_number
 from ichx.web.site import Site, site_of
+from ichx.web.waiting import SharedResults
 
 if TYPE_CHECKING:
     from ichx.tuning.results import StudyView
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_TRIALS: Final = 200
 """Trials in the table, the newest ones; the figures have all."""
+KEPT: Final = 8
+"""Studies whose results are kept, for all pages that show them."""
 DASHBOARD: Final = "optuna-dashboard"
 
 
@@ -122,12 +124,14 @@ def _names(request: Request) -> tuple[list[str], str]:
 
 def _results(site: Site, number: int, name: str) -> Markup:
     """Return the figures and tables of a study."""
-    return _rendered(site, number, name, _signature(site, number))
+    key = (site.workspace.root, number, name, _signature(site, number))
+    return _rendered.get(key, lambda: _render(site, number, name))
 
 
-@lru_cache(maxsize=8)
-def _rendered(site: Site, number: int, name: str, version: str) -> Markup:
-    """Return the results of a study in the state `version`, which all its pages share."""
+_rendered = SharedResults[Markup](KEPT)
+
+
+def _render(site: Site, number: int, name: str) -> Markup:
     from ichx.report.tuning_section import TuningSection, study_figures
     from ichx.tuning.describe import format_good, format_range, format_searched
     from ichx.tuning.results import read_study

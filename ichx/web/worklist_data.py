@@ -8,7 +8,6 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
@@ -16,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from starlette.datastructures import QueryParams
-from starlette.requests import Request
 
 from ichx.errors import InvalidInputError, NotReadyError
 from ichx.evaluation.worklist import (
@@ -32,7 +30,8 @@ from ichx.evaluation.worklist import (
 from ichx.labels import LABELS
 from ichx.store import Review
 from ichx.web.numbers import parse_number, query_number
-from ichx.web.sources import Source, Sources, sources_of
+from ichx.web.sources import Source, Sources
+from ichx.web.waiting import WaitingRoom
 
 PREPARED: Final = 8
 """Predictions that are kept as files."""
@@ -122,7 +121,7 @@ class Worklists:
     def __init__(self, sources: Sources) -> None:
         """Prepare predictions in the helper of `sources`."""
         self._sources = sources
-        self._lock = Lock()
+        self._lock, self._waiting = Lock(), WaitingRoom()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="ichx-worklist")
         self._prepared: OrderedDict[str, Future[Prepared]] = OrderedDict()
         self._lists: OrderedDict[tuple[Any, ...], Worklist] = OrderedDict()
@@ -146,8 +145,8 @@ class Worklists:
                 del self._prepared[old]
                 shutil.rmtree(self._sources.folder / f"predicted-{old}", ignore_errors=True)
         try:
-            return future.result(seconds)
-        except FutureTimeoutError:
+            return self._waiting.result(future, seconds)
+        except TimeoutError:
             raise NotReadyError(f"The predictions of {of} are being read.", "Wait a moment.") from None
 
     def make(self, source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
@@ -194,21 +193,6 @@ def default_threshold(facts: Mapping[str, Any], request: WorklistRequest) -> flo
 def scanners_of(source: Source) -> list[str]:
     """Return the pixel formats of a source, which tell its scanners apart."""
     return sorted(set(source.index.studies["scanner"].to_pylist()))
-
-
-def worklists_of(request: Request) -> Worklists:
-    """Return the worklists of the app that handles `request`."""
-    state = request.app.state
-    sources = sources_of(request)
-    with _CREATING:
-        if not hasattr(state, "worklists"):
-            state.worklists = Worklists(sources)
-    found = state.worklists
-    assert isinstance(found, Worklists)
-    return found
-
-
-_CREATING = Lock()
 
 
 def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:

@@ -18,11 +18,10 @@ from ichx.store import Review
 from ichx.web.numbers import page_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, csv_response, site_of
-from ichx.web.sources import FILES, Source, sources_of
-from ichx.web.studies_api import FOR_GOOD, pixel_version, predictors
-from ichx.web.studies_page import WAIT_SECONDS
+from ichx.web.sources import FILES, PAGE_SECONDS, Source, sources_of
+from ichx.web.studies_api import FOR_GOOD, PLAIN_CURVES, pixel_version, predictors
 from ichx.web.thumbnails import THUMBNAIL, thumbnail_png
-from ichx.web.worklist_data import Prepared, WorklistChoice, default_threshold, parse_choice, scanners_of, worklists_of
+from ichx.web.worklist_data import Prepared, WorklistChoice, Worklists, default_threshold, parse_choice, scanners_of
 
 PAGE: Final = 50
 """Rows of a page."""
@@ -67,13 +66,13 @@ def worklist(request: Request) -> Response:
     name = query.get("source") or context["names"][0]
     context["name"] = name
     try:
-        source = sources_of(request).get(name, WAIT_SECONDS)
+        source = sources_of(request).get(name, PAGE_SECONDS)
         known = predictors(site, source)
         context |= {"predictors": known, "scanners": scanners_of(source)}
         choice = parse_choice(query, name, [one["of"] for one in known])
         folds = sorted({int(fold) for fold in np.unique(source.index.column("fold")) if fold >= 0})
         context |= {"choice": choice, "folds": folds}
-        listed = _list(request, source, choice, WAIT_SECONDS)
+        listed = _list(request, source, choice, PAGE_SECONDS)
     except NotReadyError as error:
         waits = "predictors" not in context or error.remedy == "Wait a moment."
         context["waiting" if waits else "problem"] = shown_error(error, site)
@@ -171,7 +170,7 @@ def _requested(request: Request) -> Listed:
 
 def _list(request: Request, source: Source, choice: WorklistChoice, seconds: float | None) -> Listed:
     """Return the list of `choice`; wait for its predictions for `seconds`, or until they are read."""
-    lists = worklists_of(request)
+    lists = sources_of(request).part(Worklists)
     assert source.version is not None
     reviews = site_of(request).project.store.reviews(source.version.dataset)
     wait = {} if seconds is None else {"seconds": seconds}
@@ -212,10 +211,11 @@ def _row(site: Site, listed: Listed, at: int, filters: dict[str, str]) -> dict[s
 
 
 def _slice_url(listed: Listed, at: int, filters: dict[str, str]) -> str:
-    """Return the URL of the row `at` of a list in the viewer, which finds its neighbours with `list` and `at`."""
+    """Return the URL of a row in the viewer, which finds its neighbours with `list`, `at` and `listed`."""
     slice_id = listed.source.index.at(int(listed.found.rows[at]))["slice_id"]
     of = [("of", one) for one in (listed.choice.of, listed.choice.versus) if one]
-    query = urlencode([*of, ("list", urlencode(filters)), ("at", at + 1)])
+    shown = [("curves", PLAIN_CURVES)] if of else []
+    query = urlencode([*of, *shown, ("list", urlencode(filters)), ("at", at + 1), ("listed", slice_id)])
     return f"/slices/{quote(listed.source.name, safe='@')}/{quote(slice_id, safe='')}?{query}"
 
 

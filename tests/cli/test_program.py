@@ -36,6 +36,7 @@ def workspace(tmp_path: Path) -> Path:
 
 SILENT = {
     ("init",),
+    ("ui",),
     ("data", "phantom"),
     ("tune", "space"),  # TOML
     *(("store", name) for name in ("backup", "upgrade")),

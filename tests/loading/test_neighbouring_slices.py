@@ -103,6 +103,25 @@ def test_outermost_slice_is_repeated_at_the_ends_of_a_series(phantom_data) -> No
         assert not np.array_equal(found[row][0], found[row][1])
 
 
+@pytest.mark.parametrize("neighbours", [1, 4])
+def test_slices_beyond_the_ends_can_be_air(phantom_data, neighbours: int) -> None:
+    cache, slices = phantom_data
+    image = dataclasses.replace(RECIPE.input, neighbours=neighbours, ends="air")
+    loader = SliceLoader(cache, slices, dataclasses.replace(RECIPE, input=image))
+    for batches in (
+        loader.inference_batches(np.arange(len(slices))),
+        loader.training_batches(np.arange(len(slices)), ADDRESS),
+    ):
+        found = stacked(list(batches))
+        for _, series in slices.groupby("series"):
+            of_series = series.index.to_numpy()
+            for place, row in enumerate(of_series):
+                for channel, offset in enumerate(range(-neighbours, neighbours + 1)):
+                    outside = not 0 <= place + offset < len(of_series)
+                    if row in found:  # training drops an incomplete last batch
+                        assert (found[row][channel] == -1024).all() == outside
+
+
 def test_defect_is_replaced_by_the_next_readable_slice(damaged) -> None:
     cache, slices = damaged
     found = stacked(list(SliceLoader(cache, slices, RECIPE).inference_batches(np.flatnonzero(cache.valid))))

@@ -16,7 +16,7 @@ from ichx.plugins.reference import REFERENCE, reference_files
 from ichx.recipe import Recipe
 from ichx.recipe_rules import invalid_values
 from ichx.recipe_text import apply_settings, from_toml
-from ichx.training.layer_numbers import head_names
+from ichx.training.network_head import head_names
 from ichx.training.optimizers import make_optimizer, take_step
 from ichx.training.weights import load_file
 from ichx.training.window_step import STATISTICS

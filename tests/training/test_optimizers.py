@@ -8,8 +8,11 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from ichx.plugins import load_registry
+from ichx.plugins.layer_depth import layer_numbers
 from ichx.recipe import OptimizerRecipe, StageRecipe
-from ichx.training.layer_numbers import head_names, layer_numbers, train_all, train_head
+from ichx.recipe_text import apply_settings
+from ichx.training.network_head import head_names, train_all, train_head
 from ichx.training.optimizers import make_optimizer, take_step
 
 STAGE = StageRecipe(name="a", sampling="all", epochs=5, lr=8e-4)
@@ -160,6 +163,22 @@ def test_other_networks_have_layers_by_name() -> None:
     optimizer = make_optimizer(OptimizerRecipe(layer_decay=0.5), STAGE, model)
     assert [group["scale"] for group in optimizer.param_groups] == [0.125, 0.25, 0.5, 1.0]
     assert head_names(model) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet.r160_in1k", "convnext_atto.d2_in1k", "caformer_s18"])
+def test_the_encoder_of_a_u_net_has_the_layers_of_its_backbone(backbone: str) -> None:
+    plugin = load_registry().get("tiny_unet")
+    state = torch.random.get_rng_state()
+    model = plugin.build(apply_settings(plugin.recipe, [f"model.backbone={backbone}"]), False)
+    torch.random.set_rng_state(state)
+    numbers = layer_numbers(model)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    timms = layer_numbers(timm.create_model(backbone, num_classes=6))
+    flat = {name.replace(".", "_"): number for name, number in timms.items()}
+    encoder = {name: n for name, n in numbers.items() if name.startswith("encoder.")}
+    assert encoder == {name: flat[name.removeprefix("encoder.model.").replace(".", "_")] for name in encoder}
+    assert len(set(encoder.values())) > 3
+    assert {n for name, n in numbers.items() if name not in encoder} == {max(encoder.values()) + 1}
 
 
 def test_a_head_learns_alone() -> None:

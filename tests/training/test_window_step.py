@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from timm.models import adapt_input_conv
 
 from ichx.ct.windows import windows_numpy
 from ichx.recipe import InputRecipe
@@ -99,3 +100,27 @@ def test_windows_in_parts_are_the_same(normalize: str, jittered: bool) -> None:
     found = step.in_parts(hu, header, jitter)
     assert torch.equal(found, step(hu, header, jitter))
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("neighbours", "windows"), [(0, 1), (0, 5), (0, 9), (1, 2), (4, 1), (2, 3)])
+def test_statistics_of_colours_repeat_over_any_number_of_channels(neighbours: int, windows: int) -> None:
+    recipe = InputRecipe(16, windows=((40.0, 80.0),) * windows, neighbours=neighbours, normalize="imagenet")
+    shape = (2, recipe.slices, 16, 16) if neighbours else (2, 16, 16)
+    hu, header = torch.full(shape, 40, dtype=torch.int16), torch.tensor([[40.0, 80.0]] * 2)
+    found = WindowStep(recipe)(hu, header)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = ((0.5 - mean) / std)[torch.arange(recipe.channels) % 3]
+    torch.testing.assert_close(found[0, :, 0, 0], expected)
+
+
+def test_equal_slices_give_pretrained_weights_the_response_of_one() -> None:
+    """Three slices in three windows, with timm's adaptation of the first convolution and repeated statistics."""
+    weight = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    adapted = adapt_input_conv(9, weight)
+    one = InputRecipe(16, normalize="imagenet")
+    three = InputRecipe(16, normalize="imagenet", neighbours=1, centre="series")
+    hu = torch.randint(-1024, 2000, (2, 16, 16), generator=torch.Generator().manual_seed(1))
+    header = torch.tensor([[40.0, 80.0], [30.0, 100.0]])
+    alone = torch.nn.functional.conv2d(WindowStep(one)(hu, header), weight)
+    stacked = torch.nn.functional.conv2d(WindowStep(three)(hu[:, None].repeat(1, 3, 1, 1), header), adapted)
+    torch.testing.assert_close(stacked, alone, rtol=1e-4, atol=1e-4)

@@ -3,12 +3,18 @@
 Each text that a browser would execute sets `window.owned`, or creates an element with the class or name `owned`.
 """
 
+import re
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.routing import Route
 
 if TYPE_CHECKING:
+    import httpx
     from playwright.sync_api import Page
 
 MARKUP = (
@@ -56,6 +62,20 @@ ODD = (
 )
 """Texts with a meaning in paths, URLs, HTTP, SQL, spreadsheets, terminals and JavaScript objects."""
 INJECTIONS = MARKUP + ODD
+QUERY = (
+    *("where", "sort", "page", "of", "versus", "slice", "window", "label", "fold", "limit", "columns", "kind", "size"),
+    *("dataset", "tag", "state", "show", "parent", "exp", "ensemble", "first", "second", "tta", "source", "study"),
+    *("threshold", "truth", "per", "scanner", "reviewed", "from", "since", "view", "experiment", "at", "flag", "a"),
+)
+"""Names of parameters of pages; others are ignored."""
+NOT_IN_A_DATABASE = ("999999999", "9" * 10, "a\0b", "a\0b@1", "ph@999999999", "experiment:999999999", "\u0661")
+"""Numbers, names, sources and predictors that databases do not have, or refuse to read."""
+ODD_IDS = (
+    *NOT_IN_A_DATABASE,
+    *("", "0", "-1", "1", "nan", "1e400", "\u00b2", "..%2f..", "a" * 300, "9" * 30, "9" * 5000, "experiment:a\0b"),
+    *("ph@1", "ph@" + "9" * 30, "experiment:1"),
+)
+"""Other values of ids."""
 
 _COLUMNS = {
     "experiment": ("name",),
@@ -90,6 +110,31 @@ def poison(root: Path) -> None:
             store.execute("INSERT INTO tag (experiment, tag) VALUES (?, ?)", (newest, text))
     for log in root.glob("experiments/*/fold-*/run.log"):
         log.write_text(log.read_text() + text)
+
+
+def all_routes() -> list[Route]:
+    """Return the routes of all pages."""
+    from ichx.web import app
+
+    return [route for module in app.PAGES for route in module.ROUTES if isinstance(route, Route)]
+
+
+def check_route(client: "httpx.Client", route: Route, texts: Iterable[str] = INJECTIONS + ODD_IDS) -> None:
+    """Assert that a route answers, without an error of the server, if its ids and parameters are any of `texts`."""
+    methods = route.methods or {"GET"}
+    for text in texts:
+        path = re.sub(r"\{[^}]*:number\}", text if text.isdecimal() else "1", route.path)
+        path = re.sub(r"\{[^}]*\}", quote(text, safe=""), path)
+        if "GET" in methods:
+            # without reading streams of events to their end, which they do not have
+            for query in [dict.fromkeys(QUERY, text[:1000]), *([{}] if "{" in route.path else [])]:
+                with client.stream("GET", path, params=query) as answer:
+                    assert answer.status_code < 500, (path, text, answer.read())
+        keys = ("tag", "text", "note", "name", "source", "slice", "finding", "of", "study", "reader", "label")
+        if "POST" in methods:
+            for body in ({}, dict.fromkeys(keys, text), {"experiments": [text]}, {"columns": [text]}, []):
+                answer = client.post(path, json=body)
+                assert answer.status_code < 500, (path, text, answer.text)
 
 
 def check_page(page: "Page") -> None:

@@ -180,7 +180,7 @@ def test_an_ensemble_in_a_browser(blended: Path, serve: Serve, tab: Callable[...
 
 
 def test_a_busy_helper_leaves_a_page_that_reloads(blended: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ichx.web.ensembles_page.WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("ichx.web.ensembles_page.PAGE_SECONDS", 0.0)
     with serve(blended).client() as client:
         first: httpx.Response = client.get("/ensembles/1")
         assert 'http-equiv="refresh"' in first.text

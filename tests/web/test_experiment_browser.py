@@ -44,6 +44,8 @@ def test_epochs_appear_in_two_tabs_while_they_are_recorded(dataset_copy: Path, s
         store.finish_run(run.id, "stopped")
         for page in pages:
             wait_for(page, "#state", "stopped")
+            wait_for(page, "#all-runs summary", "All runs (1)")
+            wait_for(page, "#all-files th", "fold-0/run.log")
 
 
 def test_controls_are_in_the_url_and_the_back_button_works(trained_root: Path, serve: Serve, tab: Tabs) -> None:

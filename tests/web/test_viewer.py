@@ -121,6 +121,7 @@ def test_a_change_of_the_window_makes_no_request_and_reaches_the_url(serve_studi
     page.on("request", lambda request: requests.append(request.url))
     page.keyboard.press("5")
     assert query_of(page)["window"] == "bone"
+    page.locator("#more > summary").click()
     page.locator("#centre").fill("50")
     page.locator("#centre").press("Enter")
     page.locator("#width").fill("130")
@@ -191,7 +192,7 @@ def test_keys_wheel_slider_and_strip_choose_the_slice(serve_studies: ServeStudie
 
 def test_back_returns_to_the_slice_the_window_and_the_predictions(serve_studies: ServeStudies, tab: OpenTab) -> None:
     served, _ = serve_studies(count=9)
-    page = tab(served).open(f"{PATH}?slice=a2")
+    page = tab(served).open(f"{PATH}?slice=a2&of=ensemble:2")
     wait_for_slice(page, "a2")
     page.keyboard.press("ArrowDown")
     wait_for_slice(page, "a3")
@@ -418,6 +419,15 @@ def test_missing_pixels_and_unknown_predictions_show_problem_and_remedy(
     page.goto(f"{served.url}{PATH}?slice=zz")
     page.wait_for_selector("#problem:visible")
     assert "zz" in page.locator("#problem").inner_text()
+
+
+def test_the_viewer_waits_until_the_source_is_indexed(serve_studies: ServeStudies, tab: OpenTab) -> None:
+    served, fake = serve_studies(count=3, indexing=["Reading headers: 1 of 3.", "Reading headers: 2 of 3."])
+    page = tab(served, allow_errors=True).open(f"{PATH}?slice=a1")
+    page.wait_for_function("() => document.querySelector('#summary').textContent.includes('2 of 3')")
+    wait_for_slice(page, "a1")
+    assert page.locator("#notice:visible").count() == 0
+    assert fake.indexing == []
 
 
 def test_an_overlay_that_does_not_exist_shows_why(serve_studies: ServeStudies, tab: OpenTab) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from ichx.errors import ConflictError, NotFoundError, RunEndedError
-from ichx.store import DatasetVersion, EpochRecord, ImportDraft, JobChange, JobDraft, Store
+from ichx.store import DatasetVersion, EpochRecord, ImportDraft, JobChange, JobDraft, ScoreDraft, Store
 from ichx.store.testing.datasets import StoreFixtures
 from ichx.store.testing.drafts import experiment_draft, prediction_draft, run_draft, version_draft
 
@@ -134,6 +134,26 @@ class RunContract(StoreFixtures):
         assert [p.view for p in store.predictions(1, role="oof", view="hflip")] == ["hflip"]
         assert [p.score for p in store.predictions(1, version_id=hidden.id)] == [None]
         assert store.predictions(2) == []
+
+    def test_predictors_are_listed_with_their_folds_the_best_first(self, store: Store, version: DatasetVersion) -> None:
+        hidden = store.add_version(version_draft("hidden", test_of="train"))
+        store.add_experiments([experiment_draft(version)] * 4)
+        for number, score, folds in ((1, None, (0,)), (2, 0.2, (1, 0)), (3, 0.1, (2,)), (4, 0.05, (0,))):
+            if score is not None:
+                store.set_scores(number, ScoreDraft(score), ScoreDraft())
+            drafts = [prediction_draft(version.id, fold, view) for fold in folds for view in ("identity", "hflip")]
+            store.add_predictions([replace(one, experiment=number, path=f"{number}/{one.path}") for one in drafts])
+        store.add_predictions([prediction_draft(hidden.id, role="test")])
+        store.trash([4])
+        found = store.predictors(version.id)
+        assert [(one.experiment, one.score, one.folds) for one in found] == [
+            (3, 0.1, (2,)),
+            (2, 0.2, (0, 1)),
+            (1, None, (0,)),
+        ]
+        assert store.predictors(None) == found
+        assert [(one.experiment, one.role) for one in store.predictors(hidden.id)] == [(1, "test")]
+        assert [one.experiment for one in store.predictors(version.id, limit=2)] == [3, 2]
 
     def test_jobs_are_queued_followed_and_ended_once(self, registered: Store) -> None:
         drafts = [JobDraft("first", n, "slurm", "fold", f"fold {n}", "log", experiment=1, fold=n) for n in range(2)]

@@ -2,7 +2,7 @@
 
 const token = document.querySelector('meta[name="change-token"]').content;
 
-/** Fetch JSON. Throws an Error whose message has the problem and the remedy. */
+/** Fetch JSON. Throws an Error whose message has the problem and the remedy; its `code` is that of the server's error. */
 export async function getJson(url, options = {}) {
   let response;
   try {
@@ -15,7 +15,8 @@ export async function getJson(url, options = {}) {
   let value = null;
   try { value = JSON.parse(text); } catch { /* plain text of the server's checks */ }
   if (response.ok && value !== null) return value;
-  throw new Error(value?.error ? `${value.error.problem} ${value.error.remedy}` : text || `HTTP status ${response.status}`);
+  const problem = value?.error ? `${value.error.problem} ${value.error.remedy}` : text || `HTTP status ${response.status}`;
+  throw Object.assign(new Error(problem), { code: value?.error?.code });
 }
 
 /** Send a change as JSON and return the answer. */

@@ -16,7 +16,7 @@ const board = new CurveBoard(
 );
 
 // Updates. A hidden page holds no connection: browsers allow few to one server.
-let source = null, cursor = "", state = at("state").textContent;
+let source = null, cursor = "", state = at("state").textContent, results = null;
 
 function connect() {
   source = new EventSource(`${api}/events?since=${encodeURIComponent(cursor)}`);
@@ -44,6 +44,9 @@ function apply(update) {
     state = status.state;
     announce(`The experiment is ${state}.`);
   }
+  const now = [status.state, status.folds, status.score].join();
+  if (results !== null && now !== results) refresh().catch(showProblem);
+  results = now;
   for (const [id, value] of [["state", status.state], ["score", status.score], ["tta", status.tta], ["folds-done", status.folds], ["time", status.time]]) {
     if (value != null && at(id).textContent !== value) at(id).textContent = value;
   }
@@ -59,6 +62,21 @@ function apply(update) {
   at("errors").replaceChildren(...errors.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
 }
 
+/** Load the parts of the page that a finished run changes: marks, intervals, scores, runs and files. */
+async function refresh() {
+  const response = await fetch(location.href);
+  if (!response.ok) throw new Error("The page cannot be updated. Reload it.");
+  const found = new DOMParser().parseFromString(await response.text(), "text/html");
+  for (const now of document.querySelectorAll("[data-refreshed]")) {
+    const then = found.getElementById(now.id);
+    if (!then || then.innerHTML === now.innerHTML) continue;
+    const open = now.querySelector("details")?.open;
+    now.replaceChildren(...then.childNodes);
+    if (open) now.querySelector("details")?.setAttribute("open", "");
+  }
+  prepareScores();
+}
+
 // Log
 const fold = at("log-fold");
 const log = new LogTail(at("log-text"), at("log-follow"), "There is no log yet. It begins with the run.");
@@ -67,10 +85,13 @@ const openLog = () => log.open(`${api}/log?fold=${fold.value}`);
 fold.addEventListener("change", () => { setQuery({ fold: fold.value }); openLog(); });
 
 // Scores, computed when they are wanted
-const details = at("score-details");
-if (details) {
+function prepareScores() {
+  const details = at("score-details");
+  if (!details || details.dataset.ready) return;
+  details.dataset.ready = "1";
   const view = at("score-view"), tables = at("score-tables");
   const load = () => loadTables(`${api}/scores?view=${view.value}`, tables);
+  const query = new URLSearchParams(location.search);
   if (query.get("view") === "hflip") view.value = "hflip";
   view.addEventListener("change", () => { setQuery({ view: view.value === "none" ? null : view.value }); load(); });
   details.addEventListener("toggle", () => {
@@ -79,6 +100,7 @@ if (details) {
   });
   details.open = query.get("scores") === "1";
 }
+prepareScores();
 
 // Recipe
 at("all-values")?.addEventListener("change", ({ target }) => {

@@ -1,6 +1,6 @@
 // The six probabilities along the head: a line per label and curve, the labels as ticks, and the current slice.
 
-const HEIGHT = 150, ROW = 13, TOP = 8, BOTTOM = 22, RIGHT = 10;
+const HEIGHT = 120, ROW = 12, TOP = 8, BOTTOM = 22, RIGHT = 10;
 const NARROW = 260; // a strip without room for the names of the labels; their colours remain
 const NS = "http://www.w3.org/2000/svg";
 /** The order of processing; a later curve of a set is the one to look at first. */

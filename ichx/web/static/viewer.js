@@ -5,12 +5,14 @@ import { CURVES, curveSign } from "./strip.js";
 import { Address, addressOf, readAddress } from "./viewer_address.js";
 import { describeSlice, made, Reviews, showFacts, showProbabilities } from "./viewer_facts.js";
 import { GESTURES, listen, listenToKeys, shortcuts } from "./viewer_input.js";
+import { ListBar } from "./viewer_list.js";
 import { KINDS } from "./viewer_overlay.js";
 import { Pane, Predictions } from "./viewer_pane.js";
 import { SliceLoader } from "./viewer_slices.js";
 import { greyLevels, limited, windowText } from "./viewer_windows.js";
 
 const SAY_DELAY = 400;
+const INDEX_DELAY = 1000;
 const BRAIN = [40, 80];
 const $ = (id) => document.getElementById(id);
 const { source, study: studyId, windows: given, labels } = JSON.parse($("shown").textContent);
@@ -37,6 +39,8 @@ const loader = new SliceLoader((id) => {
 const predictions = new Predictions((of) => `${path("predictions", studyId)}?${new URLSearchParams({ of })}`, source.startsWith("folder@") ? path("predictions") : null);
 const address = new Address(() => addressOf(state, { slice: facts()?.id, series: series().series, several: study.series.length > 1, labels }));
 const reviews = new Reviews($("reviews"), source, () => showCurves());
+const list = new ListBar($("list-bar"), () => address.flush());
+const files = /^(folder|predictions)@/.test(source); // in no dataset
 
 // ---- drawing
 
@@ -202,6 +206,7 @@ const actions = {
     setOverlay(state.overlay !== "none" ? "none" : last === "none" ? "heat" : last, state.label);
   },
   toggleShape: () => setShape(state.shape === "linear" ? "sigmoid" : "linear"),
+  listed: (step) => list.go(step),
   help: () => $("help").showModal(),
 };
 
@@ -254,6 +259,14 @@ function newPane(of) {
 
 const predictorName = (one) => [one.of.replace(":", " "), one.name, one.score == null ? null : one.score.toFixed(4)].filter(Boolean).join(" · ");
 
+/** Return what to show if the URL names no predictions: the last choice in this browser, else the best that are stored. */
+function usual() {
+  const known = study.predictors.map((one) => one.of);
+  if (files) return known.filter((of) => of === "file:1");
+  const last = remembered(`predictions of ${source}`, null);
+  return last?.filter((of) => known.includes(of)) ?? known.slice(0, 1);
+}
+
 /** Take over the state of the URL. */
 function restore() {
   address.forget();
@@ -266,7 +279,10 @@ function restore() {
   const found = study.series[at].slices.findIndex((one) => one.id === wanted.slice);
   const index = found >= 0 ? found : Math.floor((study.series[at].slices.length - 1) / 2);
   if (before && before.at === at && before.index > index) direction = -1; else direction = 1;
+  const usually = !before && !wanted.of.length ? usual() : [];
+  if (usually.length) wanted.of = usually;
   state = { ...wanted, at, index };
+  if (usually.length) address.later(); // the back button returns to them
   $("series").value = at;
   buildPanes();
   showOverlayTools();
@@ -288,7 +304,8 @@ function buildTools() {
   options($("window"), [...windows.map((one, i) => [one.name, `${i + 1} ${one.title}`]), ["", "custom"]]);
   options($("overlay"), KINDS);
   $("opacity").value = remembered("opacity", 100);
-  $("more").open = !matchMedia("(max-width: 30rem)").matches; // the image first
+  $("more").open = remembered("more tools", false);
+  $("more").addEventListener("toggle", () => remember("more tools", $("more").open));
   const on = (id, run, kind = "change") => $(id).addEventListener(kind, run);
   on("series", () => address.navigate(() => {
     state.at = Number($("series").value);
@@ -298,6 +315,7 @@ function buildTools() {
   }));
   for (const id of ["first", "second"]) on(id, () => address.navigate(() => {
     state.of = [...new Set([$("first").value, $("second").value].filter(Boolean))];
+    if (!files) remember(`predictions of ${source}`, state.of);
     buildPanes();
     showOverlayTools();
     showCurves();
@@ -322,7 +340,7 @@ function buildTools() {
 }
 
 function buildHelp() {
-  const table = shortcuts(actions, windows), rows = [...table.map((one) => [one.shown ?? one.keys.join(" "), one.text]), ...GESTURES];
+  const table = shortcuts(actions, windows, list.given), rows = [...table.map((one) => [one.shown ?? one.keys.join(" "), one.text]), ...GESTURES];
   $("help").querySelector("tbody").replaceChildren(...rows.map(([key, text]) => {
     const row = made("tr");
     row.append(made("th", key, { scope: "row" }), made("td", text));
@@ -346,22 +364,24 @@ function showNotice(...texts) {
 
 async function open() {
   $("summary").textContent = "Loading the study …";
-  try {
-    study = await getJson(path("studies", studyId));
-  } catch (error) {
-    $("summary").textContent = "";
-    showNotice(error.message);
-    return;
+  while (study === null) {
+    try {
+      study = await getJson(path("studies", studyId));
+    } catch (error) {
+      $("summary").textContent = error.code === "not_ready" ? error.message : "";
+      if (error.code !== "not_ready") { showNotice(error.message); return; }
+      await new Promise((resolve) => { setTimeout(resolve, INDEX_DELAY); }); // its source is being indexed
+    }
   }
   const slices = study.series.reduce((sum, one) => sum + one.slices.length, 0);
-  $("summary").textContent = [source, study.patient && `patient ${study.patient}`, study.fold != null && `fold ${study.fold}`, `${study.series.length} series, ${slices} slices`].filter(Boolean).join(" · ");
+  $("summary").textContent = [files ? "opened files" : source, study.patient && `patient ${study.patient}`, study.fold != null && `fold ${study.fold}`, `${study.series.length} series, ${slices} slice${slices === 1 ? "" : "s"}`].filter(Boolean).join(" · ");
   if (study.pixels.problem) showNotice(study.pixels.problem, study.pixels.remedy);
   $("defects").hidden = study.defects.length === 0;
   $("defects").querySelector("ul").replaceChildren(...study.defects.map((one) => made("li", [one.defect, one.detail].filter(Boolean).join(": "))));
   study.series = study.series.filter((one) => one.slices.length);
   if (!study.series.length) { if (!study.pixels.problem) showNotice("This study has no slices to show."); return; }
   $("viewer").hidden = false;
-  $("reviews").hidden = /^(folder|predictions)@/.test(source); // readers review the slices of datasets
+  $("reviews").hidden = files; // readers review the slices of datasets
   buildTools();
   buildHelp();
   restore();

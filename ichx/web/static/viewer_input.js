@@ -85,8 +85,8 @@ function ofTwo(a, b) {
   return less >= START / 2 && x * u + y * v > 0 ? "window" : "zoom";
 }
 
-/** The shortcuts: keys, what they do, and the action; `single` marks those of one character, which can be switched off. */
-export function shortcuts(actions, windows) {
+/** The shortcuts: keys, what they do, and the action; `single` marks those of one character, which can be switched off; `listed`: of a worklist. */
+export function shortcuts(actions, windows, listed) {
   return [
     { keys: ["ArrowDown", "ArrowRight"], shown: "↓ →", text: "next slice", run: () => actions.step(1) },
     { keys: ["ArrowUp", "ArrowLeft"], shown: "↑ ←", text: "previous slice", run: () => actions.step(-1) },
@@ -100,6 +100,10 @@ export function shortcuts(actions, windows) {
     { keys: ["0", "r"], shown: "0 r", text: "reset zoom and position", run: () => actions.reset(), single: true },
     { keys: ["o"], text: "overlay on or off", run: () => actions.toggleOverlay(), single: true },
     { keys: ["s"], text: "shape of the window: linear or sigmoid", run: () => actions.toggleShape(), single: true },
+    ...(listed ? [
+      { keys: ["n"], text: "next row of the worklist", run: () => actions.listed(1), single: true },
+      { keys: ["p"], text: "previous row of the worklist", run: () => actions.listed(-1), single: true },
+    ] : []),
     { keys: ["?"], text: "this help", run: () => actions.help(), single: true },
   ];
 }
@@ -118,7 +122,7 @@ export const GESTURES = [
 /** Run shortcuts for keys that are pressed in the viewer or while nothing has the focus. `enabled()` asks for single characters. */
 export function listenToKeys(viewer, table, enabled) {
   document.addEventListener("keydown", (event) => {
-    const target = event.target;
+    const target = event.target.closest("dialog") ? document.body : event.target; // a dialog keeps the focus for a moment after it closes
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (target.matches("textarea, select, [contenteditable], input:not([type=checkbox], [type=range], [type=radio])")) return;
     const found = table.find((one) => one.keys.includes(event.key));

@@ -117,7 +117,7 @@ export class Pane {
     if (this.area.dataset.overlaySlice !== facts.id) this.stage.showOverlay(null);
     try {
       if (kind !== "mask" && !this.overlays.has(facts.id, kind, label)) {
-        this.legend.textContent = "Loading …";
+        this.legend.textContent = "Computing …";
         await new Promise((resolve) => { this.#timer = setTimeout(resolve, HEAT_DELAY); });
       }
       const map = await this.overlays.load(facts.id, kind, label);

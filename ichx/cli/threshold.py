@@ -1,0 +1,193 @@
+"""`ichx threshold`: thresholds chosen on OOF predictions, stored and applied unchanged to other data."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.parameters import (
+    AsJson,
+    Average,
+    EnsembleNumber,
+    OptionalNumber,
+    OwnTta,
+    Pooling,
+    check_subject,
+    parse_label,
+)
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.labels import ANY, LABELS
+
+if TYPE_CHECKING:
+    from ichx.evaluation.bootstrap import Interval
+    from ichx.evaluation.call_scores import CallScores
+    from ichx.evaluation.operating_points import AppliedThreshold, ChosenThreshold, Rule, ThresholdRequest, Unit
+
+HEADS = ("sensitivity", "specificity", "PPV", "NPV", "alarms %")
+
+
+def threshold(
+    number: OptionalNumber = None,
+    ensemble: EnsembleNumber = None,
+    label: Annotated[
+        str,
+        typer.Option(
+            "--label",
+            parser=parse_label,
+            metavar="LABEL",
+            autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
+            help="Label to call.",
+        ),
+    ] = ANY,
+    sensitivity: Annotated[float | None, typer.Option("--sensitivity", help="Least sensitivity, e.g. 0.95.")] = None,
+    specificity: Annotated[float | None, typer.Option("--specificity", help="Least specificity, e.g. 0.9.")] = None,
+    cost: Annotated[
+        float | None, typer.Option("--cost", help="Cost of a missed positive in false alarms; the least sum is chosen.")
+    ] = None,
+    per: Annotated[str, typer.Option("--per", metavar="UNIT", help="What is called: study or slice.")] = "study",
+    tta: OwnTta = None,
+    average: Average = None,
+    pooling: Pooling = "max",
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the threshold of --label and --per.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose a threshold on OOF predictions, or list thresholds.
+
+    `ichx evaluate` and `ichx predict` apply stored thresholds unchanged. A label has one per study and one per slice:
+    choosing again replaces it.
+
+    Example: `ichx threshold 6 --label any --sensitivity 0.95`
+
+    Example: `ichx threshold 6`
+    """
+    subject_number = check_subject(number, ensemble)
+    if per not in ("study", "slice"):
+        raise typer.BadParameter(f"Unknown unit {per!r}. Use study or slice.", param_hint="--per")
+    unit: Unit = "study" if per == "study" else "slice"
+    rules: dict[Rule, float] = {}
+    for name, value in (("sensitivity", sensitivity), ("specificity", specificity), ("cost", cost)):
+        if value is not None:
+            rules[name] = value  # type: ignore[index]
+    if len(rules) + remove > 1:
+        raise typer.BadParameter("Use one of --sensitivity, --specificity, --cost and --remove.")
+    with session() as project:
+        stored_tta = None
+        if ensemble is not None:
+            stored_tta = project.store.ensemble(ensemble).tta
+            if tta not in (None, stored_tta):
+                raise typer.BadParameter(f"Ensemble {ensemble} has tta {stored_tta}.", param_hint="--tta")
+        else:
+            project.store.experiment(subject_number)
+        from ichx.evaluation.choices import check_tta
+        from ichx.evaluation.operating_points import (
+            Subject,
+            ThresholdRequest,
+            choose_threshold,
+            is_current,
+            remove_threshold,
+            stored_thresholds,
+        )
+
+        subject = Subject(subject_number, ensemble is not None)
+        views = check_tta(stored_tta or tta or "none")
+        if remove:
+            removed = remove_threshold(project, subject, label, unit, views)
+            if as_json:
+                print_json(removed)
+            else:
+                console.print(f"removed {describe(removed)}", markup=False)
+            return
+        if rules:
+            ((rule, value),) = rules.items()
+            request = ThresholdRequest(label, rule, value, unit, views, average or "logit", pooling)
+            chosen, replaced = choose_threshold(project, subject, request)
+            if as_json:
+                print_json({"chosen": chosen, "replaced": replaced})
+                return
+            print_thresholds(f"{subject}: chosen on its OOF predictions", [chosen])
+            if replaced is not None:
+                info(f"Replaces {describe(replaced)}.")
+            return
+        stored = stored_thresholds(project, subject)
+        current = [is_current(project, subject, one) for one in stored]
+    if as_json:
+        print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])
+        return
+    if not stored:
+        of = f"--ensemble {subject_number}" if ensemble is not None else str(subject_number)
+        info(f"No threshold is stored. Choose one: `ichx threshold {of} --label any --sensitivity 0.95`.")
+        return
+    print_thresholds(f"{subject}: thresholds, with scores on its OOF predictions", stored)
+    for one, same in zip(stored, current, strict=True):
+        if not same:
+            warn(f"The OOF predictions have changed since {describe(one)} was chosen. Choose it again.")
+
+
+def describe(chosen: "ChosenThreshold") -> str:
+    """Return e.g. `any per study >= 0.3127 (sensitivity >= 0.95)`."""
+    request = chosen.request
+    return f"{request.label} per {request.unit} >= {chosen.threshold:.4f} ({describe_rule(request)})"
+
+
+def describe_rule(request: "ThresholdRequest") -> str:
+    """Return e.g. `sensitivity >= 0.95` or `cost 10`."""
+    if request.rule == "cost":
+        return f"cost {request.value:g}"
+    return f"{request.rule} >= {request.value:g}"
+
+
+def print_thresholds(title: str, stored: Sequence["ChosenThreshold"]) -> None:
+    """Print thresholds with their rule, interval and scores on OOF predictions."""
+    rows = [
+        (
+            f"{one.request.label}, {one.request.unit}",
+            describe_rule(one.request),
+            f"{one.threshold:.4f}\n{_bounds(one.low, one.high, 4)}",
+            *call_cells(one.calls),
+        )
+        for one in stored
+    ]
+    print_table(title, ("label", "rule", "threshold", *HEADS), rows, split=True, caption=_caption(stored))
+
+
+def print_calls(title: str, found: Sequence["AppliedThreshold"], prevalence: float | None) -> None:
+    """Print what stored thresholds do on other data."""
+    rows = [
+        (
+            f"{one.chosen.request.label}, {one.chosen.request.unit}",
+            describe_rule(one.chosen.request),
+            f"{one.chosen.threshold:.4f}",
+            *call_cells(one.calls),
+        )
+        for one in found
+    ]
+    at = "" if prevalence is None else f"PPV, NPV and alarms at a prevalence of {prevalence:g}"
+    print_table(title, ("label", "rule on OOF", "threshold", *HEADS), rows, split=True, caption=at)
+
+
+def call_cells(calls: "CallScores") -> tuple[str, ...]:
+    """Return the cells of `HEADS`."""
+    rates = (
+        calls.sensitivity,
+        calls.specificity,
+        calls.positive_predictive_value,
+        calls.negative_predictive_value,
+    )
+    return (*(_cell(one) for one in rates), _cell(calls.alarms, 1))
+
+
+def _cell(found: "Interval", digits: int = 3) -> str:
+    value = "-" if found.value is None else f"{found.value:.{digits}f}"
+    return f"{value}\n{_bounds(found.low, found.high, digits)}"
+
+
+def _bounds(low: float | None, high: float | None, digits: int) -> str:
+    return "-" if low is None or high is None else f"{low:.{digits}f}-{high:.{digits}f}"
+
+
+def _caption(stored: Sequence["ChosenThreshold"]) -> str:
+    kinds = dict.fromkeys(f"tta {one.request.tta}, {one.request.average} mean" for one in stored)
+    return "; ".join(kinds)
