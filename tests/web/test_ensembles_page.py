@@ -183,6 +183,6 @@ def test_a_busy_helper_leaves_a_page_that_reloads(blended: Path, serve: Serve, m
     monkeypatch.setattr("ichx.web.ensembles_page.PAGE_SECONDS", 0.0)
     with serve(blended).client() as client:
         first: httpx.Response = client.get("/ensembles/1")
-        assert 'http-equiv="refresh"' in first.text
+        assert 'http-equiv="refresh"' in first.text, re.findall(r'class="problem">(.*?)<', first.text)
         assert rows_of(first.text, "Members and weights")
         assert 'http-equiv="refresh"' not in shown(client, "/ensembles/1")
