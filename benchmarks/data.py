@@ -51,6 +51,13 @@ OFF = {"hflip": False, "shift": 0.0, "scale": 0.0, "rotate": 0.0, "grid_limit": 
 AFFINE = AugmentationRecipe(probability=1.0, hflip=False, grid_limit=0.0, anchors=0.0)
 ELASTIC = AugmentationRecipe(probability=0.2, elastic_alpha=30.0, elastic_sigma=15.0, **OFF)
 
+POLICIES = {
+    "policy each, flip and affine": AugmentationRecipe(policy="each", grid_limit=0.0, anchors=0.0),
+    "policy each, flip, affine, crop, erasing, noise": AugmentationRecipe(
+        policy="each", grid_limit=0.0, anchors=0.0, crop_area=0.3, erase=0.1, noise=10.0
+    ),
+}
+
 
 def main() -> None:
     if sys.argv[1:2] == ["--memory"]:
@@ -204,6 +211,10 @@ def loading(folder: Path, slices: pd.DataFrame, repeats: int) -> list[Figure]:
         baseline = f"PNG, uint8 x 3, albumentations ({1 / theirs:,.0f}/s)"
         figures.append(Figure(name, ratio, "x", baseline, f"{target} x", ratio >= target))
         figures.append(Figure(name, 1 / ours, "samples/s per core", "-", "-", True))
+    for name, augmentation in POLICIES.items():
+        ratio, ours, theirs = compare(epoch(augmentation), epoch(AugmentationRecipe()), repeats, n)
+        baseline = f"reference augmentation ({1 / theirs:,.0f}/s)"
+        figures.append(Figure(f"loading, {name}", ratio, "x the samples/s", baseline, "-", True))
     figures += adjacent_slices(cache, slices, rows, repeats)
     rows = np.tile(rows, -(-2048 // len(rows)))
     n = len(rows)

@@ -28,13 +28,13 @@ from registered import add_cohort, add_finished
 from ichx.datasets.folds import assign_folds
 from ichx.datasets.label_csv import read_labels
 from ichx.evaluation import blend
-from ichx.evaluation.choices import VIEWS
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import probabilities, score
 from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.store import open_store
+from ichx.views import DEFAULT_VIEWS as VIEWS
 from ichx.workspace import init_workspace
 
 FloatArray = npt.NDArray[np.float64]

@@ -21,11 +21,11 @@ from cohort import Cohort, data_folder, real_cohort, synthetic_cohort
 from common import Figure, arguments, conclude
 from registered import add_cohort, add_finished
 
-from ichx.evaluation.choices import VIEWS
 from ichx.plugins import load_registry
 from ichx.recipe_text import from_toml
 from ichx.store import Store, open_store
 from ichx.training.weights import save_weights
+from ichx.views import DEFAULT_VIEWS as VIEWS
 from ichx.workspace import Workspace, init_workspace
 
 FOLDS = 5

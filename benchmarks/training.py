@@ -236,7 +236,7 @@ class BareLoop:
 
     def __init__(
         self,
-        backbone: str,
+        backbone: str | nn.Module,
         pixels: int,
         batch: int,
         *,
@@ -244,14 +244,15 @@ class BareLoop:
         half: torch.dtype | None,
         fed_by: PreparedExperiment | None = None,
         device: str = "cpu",
-        compiled: bool = False,
+        compiler: str | None = None,
     ) -> None:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.device, self.half, self.batch = device, half, batch
-        self.model: nn.Module = timm.create_model(backbone, num_classes=6).to(device, memory_format=layout)
+        network = timm.create_model(backbone, num_classes=6) if isinstance(backbone, str) else backbone
+        self.model: nn.Module = network.to(device, memory_format=layout)
         self.optimizer = torch.optim.RAdam(self.model.parameters(), lr=1e-4)
         self.weights = torch.tensor(LABEL_WEIGHTS, dtype=torch.float32, device=device)
-        self.run = torch.compile(self.model) if compiled else self.model
+        self.run = self.model if compiler is None else torch.compile(self.model, backend=compiler)
         self.fed_by = fed_by
         if fed_by is None:
             images = [torch.rand(batch, 3, pixels, pixels, device=device).to(memory_format=layout) for _ in range(2)]
@@ -277,6 +278,20 @@ class BareLoop:
             self.optimizer.zero_grad()
         _wait_for_device()
         return Pace(steps * self.batch / (time.perf_counter() - began))
+
+    @torch.inference_mode()
+    def forward_pace(self, steps: int, warm_up: int = 2) -> float:
+        """Return the images a second of `steps` forward passes after `warm_up` ones."""
+        self.model.eval()
+        began = 0.0
+        for number, (images, _) in enumerate(self._batches(warm_up + steps)):
+            if number == warm_up:
+                _wait_for_device()
+                began = time.perf_counter()
+            with torch.autocast(self.device, self.half, enabled=self.half is not None):
+                self.run(images)
+        _wait_for_device()
+        return steps * self.batch / (time.perf_counter() - began)
 
     def _batches(self, count: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         if self.fed_by is None:
@@ -366,14 +381,14 @@ def on_gpu(bench: Bench, models: Iterable[str]) -> list[Figure]:
         with utilization() as busy:
             run = paced_run(bench, experiment, 5, steps)
         paces = []
-        for dtype, last, compiled in ((None, False, False), (half, True, True)):
+        for dtype, last, compiler in ((None, False, None), (half, True, "inductor")):
             loop = BareLoop(
                 recipe.model.backbone,
                 *size,
                 channels_last=last,
                 half=dtype,
                 device="cuda",
-                compiled=compiled,
+                compiler=compiler,
             )
             paces.append(loop.pace(steps, warm_up=5).rate)
             del loop

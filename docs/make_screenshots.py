@@ -1,7 +1,7 @@
 """Create the screenshots in `docs/images` from a finished demo workspace: `python docs/make_screenshots.py ichx-demo`.
 
-Runs the real commands in a pseudo-terminal and exports their output as SVG, and renders the report of experiment 1 in
-headless chromium (light on a desktop, dark on a phone). The workspace is copied first.
+Runs the real commands in a pseudo-terminal and exports their output as SVG, and renders the report of experiment 1 and
+the pages of `ichx ui` in headless chromium. The workspace is copied first.
 """
 
 import io
@@ -22,6 +22,7 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
+from ui_screenshots import prepare_workspace, write_ui
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, ViewportSize
@@ -37,6 +38,12 @@ PHONE: "ViewportSize" = {"width": 460, "height": 1480}
 ONLY_CARDS = "header, main > :not(#sample), #sample > h2, #sample > p { display: none }"
 """CSS that leaves the cards of random slices."""
 MAX_BYTES = 300_000
+
+
+def run(arguments: Sequence[str], workspace: Path) -> None:
+    """Run `ichx ARGUMENTS` without showing its output."""
+    command = [sys.executable, "-m", "ichx", *arguments]
+    subprocess.run(command, cwd=workspace, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def terminal_output(arguments: tuple[str, ...], workspace: Path) -> str:
@@ -106,8 +113,7 @@ def beside(pictures: Sequence[Image.Image]) -> Image.Image:
 
 def write_report(path: Path, workspace: Path, browser: "Browser", scratch: Path) -> None:
     """Write the report of experiment 1, on a desktop and on a phone, as one picture."""
-    command = [sys.executable, "-m", "ichx", "report", "1"]
-    subprocess.run(command, cwd=workspace, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run(("report", "1"), workspace)
     address = (workspace / "experiments" / "1" / "report.html").as_uri()
     desktop = browser.new_page(viewport=DESKTOP, color_scheme="light")
     desktop.goto(address)
@@ -125,9 +131,11 @@ def main(demo: Path) -> None:
         shutil.copytree(demo, workspace)
         for name, arguments in COMMANDS.items():
             write_terminal(IMAGES / name, arguments, workspace)
+        prepare_workspace(workspace, lambda *arguments: run(arguments, workspace))
         with chromium() as browser:
             write_report(IMAGES / "report.webp", workspace, browser, scratch)
-    large = [name for name in (*COMMANDS, "report.webp") if (IMAGES / name).stat().st_size > MAX_BYTES]
+            pages = write_ui(IMAGES, workspace, browser, scratch)
+    large = [name for name in (*COMMANDS, "report.webp", *pages) if (IMAGES / name).stat().st_size > MAX_BYTES]
     if large:
         raise SystemExit(f"over {MAX_BYTES:,} bytes: {', '.join(large)}")
 

@@ -66,7 +66,7 @@ class FoldFiles:
 
         Args:
             role: `oof`, `test` or `evaluation`.
-            view: `identity` or `hflip`.
+            view: A name of `ichx.views`.
             dataset: Name of the predicted dataset; None for `oof`.
             version: Its version number; None for `oof`.
         """

@@ -13,3 +13,6 @@ LABELS: Final = (*SUBTYPES, ANY)
 
 LABEL_WEIGHTS: Final = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
 """Weights of the RSNA 2019 score, `any` counting double; their sum, 7, is its divisor."""
+
+UNKNOWN_MASK: Final = 255
+"""Value of every pixel of the mask of a slice for which none was drawn."""

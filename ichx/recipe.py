@@ -11,6 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ichx.recipe_augmentation import AugmentationRecipe
+from ichx.recipe_fields import added
+from ichx.views import DEFAULT_VIEWS
+
+__all__ = ["AugmentationRecipe"]
+
 FILE_WINDOW = (-1.0, -1.0)
 """Placeholder for the default window in the header of each file."""
 
@@ -31,11 +37,6 @@ MAX_CHANNELS = 21
 """Seven slices in three windows."""
 
 
-def _added(default: Any) -> Any:
-    """Return a field that older recipes lack; the digest leaves it out while it has its default."""
-    return field(default=default, metadata={"added": True})
-
-
 @dataclass(frozen=True)
 class ModelRecipe:
     """The network."""
@@ -44,15 +45,15 @@ class ModelRecipe:
     """timm name with its weight tag, or a name that the plugin's own builder knows."""
     pretrained: bool = True
     dropout: float = 0.0
-    drop_path: float = _added(0.0)
+    drop_path: float = added(0.0)
     """Rate of stochastic depth at the last residual branch; it grows linearly with depth from 0."""
-    bn_momentum: float = _added(0.0)
+    bn_momentum: float = added(0.0)
     """Weight of a batch in the running statistics of batch-norm layers; 0 for the backbone's own."""
-    mask_weight: float = _added(0.0)
+    mask_weight: float = added(0.0)
     """Weight of the mask loss relative to the label loss, in networks that predict masks."""
-    checkpointing: bool = _added(False)
+    checkpointing: bool = added(False)
     """Whether training computes activations again instead of keeping them, which takes less memory and more time."""
-    sync_bn: bool = _added(False)
+    sync_bn: bool = added(False)
     """Whether batch norms of several processes use the statistics of the complete batch."""
 
 
@@ -69,9 +70,9 @@ class InputRecipe:
     centre: str = "slice"
     resize: str = "bilinear"
     normalize: str = "none"
-    neighbours: int = _added(0)
+    neighbours: int = added(0)
     """Adjacent slices on each side that become channels, each in all windows."""
-    ends: str = _added("repeat")
+    ends: str = added("repeat")
     """What neighbours are beyond the ends of a series: `repeat` its last slice, or `air`."""
 
     @property
@@ -96,11 +97,11 @@ class OptimizerRecipe:
 
     name: str = "radam"
     weight_decay: float = 0.0
-    decoupled: bool = _added(False)
+    decoupled: bool = added(False)
     """Whether `radam` decays weights directly instead of through the gradient; `adamw` always does."""
-    layer_decay: float = _added(1.0)
+    layer_decay: float = added(1.0)
     """Factor of the learning rate per layer, from the head down; 1 for one rate."""
-    clip: float = _added(0.0)
+    clip: float = added(0.0)
     """Maximum norm of all gradients together; 0 for no limit."""
 
 
@@ -121,37 +122,21 @@ class EmaRecipe:
 
 
 @dataclass(frozen=True)
-class AugmentationRecipe:
-    """Augmentation of samples and batches; 0 turns a transform off.
+class SwaRecipe:
+    """Stochastic weight averaging: the mean of the weights after the last epochs, which predicts in their place."""
 
-    A sample gets, with `probability`, exactly one of the geometric transforms that are on, all equally likely. The
-    windows of each sample vary independently of that. A batch is mixed with `mix_probability`; if both `mixup` and
-    `cutmix` are on, they are equally likely.
-    """
+    epochs: int = 0
+    """Last epochs of the training whose weights are averaged; 0 for no average."""
 
-    probability: float = 0.75
-    hflip: bool = True
-    shift: float = 0.05
-    """Share of the image, like `scale`."""
-    scale: float = 0.075
-    rotate: float = 25.0
-    """Degrees."""
-    grid_steps: int = 20
-    grid_limit: float = 0.25
-    anchors: float = 5.0
-    """Pixels by which the three anchor points of an affine transform move, like `elastic_*`."""
-    elastic_alpha: float = 0.0
-    elastic_sigma: float = 15.0
-    window_shift: float = 0.0
-    """Maximum change of a window's centre in HU."""
-    window_scale: float = 0.0
-    """Maximum change of a window's width as a share of it."""
-    crop_first: bool = _added(False)
-    """Crop, then transform what is left, instead of the reverse."""
-    mixup: float = _added(0.0)
-    """Alpha of the Beta distribution of the mixing share, like `cutmix`."""
-    cutmix: float = _added(0.0)
-    mix_probability: float = _added(1.0)
+
+@dataclass(frozen=True)
+class PredictionRecipe:
+    """How a trained fold predicts."""
+
+    views: tuple[str, ...] = DEFAULT_VIEWS
+    """Names of `ichx.views`; the first one is `identity`."""
+    average_last: int = 1
+    """Last epochs of the training whose predictions are averaged; 1 for the last one only."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +146,8 @@ class StageRecipe:
     name: str
     sampling: str
     """`fixed`: all `any`-positive slices and as many negatives, the same in every epoch; `redrawn`: other negatives in
-    each epoch; `all`: every slice."""
+    each epoch; `all`: every slice; `studies`: up to `per_study` slices of each study, redrawn; `labels`: as many slices
+    as `redrawn`, half of them without hemorrhage, the rest evenly from the five subtypes, redrawn."""
     epochs: int
     lr: float
     scheduler: str = "multistep"
@@ -170,12 +156,16 @@ class StageRecipe:
     milestones: tuple[int, ...] = ()
     """Epochs of this stage."""
     gamma: float = 0.1
-    warmup: float = _added(0.0)
+    warmup: float = added(0.0)
     """Epochs with a linearly rising rate at the beginning; may be a fraction."""
-    freeze: int = _added(0)
+    freeze: int = added(0)
     """Epochs at the beginning in which only the head is trained."""
-    patience: int = _added(0)
+    patience: int = added(0)
     """Epochs without a better validation score after which the stage ends with its best weights; 0 for no limit."""
+    per_study: int = added(0)
+    """Slices of each study in an epoch, with `studies`; 0 otherwise."""
+    prior_correction: bool = added(False)
+    """Whether the loss of `fixed` and `redrawn` accounts for the negatives that they leave out."""
 
 
 @dataclass(frozen=True)
@@ -231,13 +221,17 @@ class Recipe:
     stage: tuple[StageRecipe, ...]
     batch: int
     """Slices per step, over all processes together."""
+    accumulate: int = added(1)
+    """Parts into which each process divides its part of a batch; they go through the network one after another."""
     seed: int = 0
     precision: str = "auto"
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
-    loss: LossRecipe = _added(LossRecipe())  # noqa: RUF009 (a field)
-    ema: EmaRecipe = _added(EmaRecipe())  # noqa: RUF009 (a field)
-    sequence: SequenceRecipe | None = _added(None)  # noqa: RUF009 (a field)
+    loss: LossRecipe = added(LossRecipe())  # noqa: RUF009 (a field)
+    ema: EmaRecipe = added(EmaRecipe())  # noqa: RUF009 (a field)
+    swa: SwaRecipe = added(SwaRecipe())  # noqa: RUF009 (a field)
+    prediction: PredictionRecipe = added(PredictionRecipe())  # noqa: RUF009 (a field)
+    sequence: SequenceRecipe | None = added(None)  # noqa: RUF009 (a field)
     """Of networks over series only; they have no `model`, `input` and `augmentation`."""
 
     @property
@@ -256,13 +250,15 @@ class Recipe:
         return any(stage.patience > 0 for stage in self.stage)
 
 
-IMAGE_TABLES = ("model", "input", "augmentation")
+IMAGE_TABLES = ("model", "input", "augmentation", "swa", "prediction")
 """Parts of a recipe that a network over series does not have."""
 
 NO_IMAGE: Mapping[str, Any] = {
     "model": ModelRecipe(backbone="", pretrained=False),
     "input": InputRecipe(size=256),
     "augmentation": AugmentationRecipe(),
+    "swa": SwaRecipe(),
+    "prediction": PredictionRecipe(),
 }
 """What the recipe of a network over series has in their place."""
 

@@ -15,6 +15,7 @@ from ichx.recipe import (
     flatten,
     literal,
 )
+from ichx.views import views_problem
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.window_kind": ("linear", "sigmoid"),
@@ -23,12 +24,16 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.ends": ("repeat", "air"),
     "input.normalize": ("none", "imagenet", "inception"),
     "optimizer.name": ("radam", "adamw", "sgd"),
-    "stage.*.sampling": ("fixed", "redrawn", "all"),
+    "augmentation.policy": ("one", "each"),
+    "stage.*.sampling": ("fixed", "redrawn", "all", "studies", "labels"),
     "stage.*.scheduler": ("multistep", "cosine", "onecycle"),
     "sequence.projection_kind": ("linear", "pca"),
     "precision": ("auto", "fp32", "fp16", "bf16"),
 }
 
+
+PRIOR_SAMPLINGS = ("fixed", "redrawn")
+"""Samplings that leave out slices by their label `any` alone, so that the prior of all labels is known."""
 
 SEQUENCE_INPUTS = ("logits", "features")
 """What a network over series can read of its members."""
@@ -57,6 +62,7 @@ def invalid_values(recipe: Recipe) -> list[str]:
     else:
         _check_sequence(recipe, recipe.sequence, require)
     require(1 <= recipe.batch <= 65536, "batch", "between 1 and 65536")
+    require(recipe.accumulate == 1 or 1 < recipe.accumulate <= recipe.batch, "accumulate", "between 1 and batch")
     require(0 <= recipe.seed < 2**32, "seed", "between 0 and 2^32 - 1")
     for name in ("loss.label_smoothing", "ema.decay"):
         require(0 <= flat[name] < 1, name, "in [0, 1)")
@@ -83,14 +89,74 @@ def invalid_values(recipe: Recipe) -> list[str]:
         frozen = stage.freeze == 0 or 0 < stage.freeze <= stage.epochs
         require(frozen, f"{prefix}.freeze", "0, or at most the epochs of the stage")
         require(stage.patience >= 0, f"{prefix}.patience", "0 or more")
+        _check_sampling(stage, prefix, require)
         problems += _unused(stage, prefix)
     return problems
+
+
+def _check_sampling(stage: StageRecipe, prefix: str, require: Require) -> None:
+    """Check what a stage draws, and whether its prior can be corrected."""
+    drawn = stage.per_study >= 1 if stage.sampling == "studies" else stage.per_study == 0
+    rule = "1 or more with the sampling studies" if stage.sampling == "studies" else "0 unless the sampling is studies"
+    require(drawn, f"{prefix}.per_study", rule)
+    reasons = {
+        "all": "because every slice is used",
+        "studies": "because labels do not decide which slices are drawn",
+        "labels": "because draws by several labels have no closed form of the prior",
+    }
+    rule = f"false with the sampling {stage.sampling}, {reasons.get(stage.sampling, '')}"
+    require(not stage.prior_correction or stage.sampling in PRIOR_SAMPLINGS, f"{prefix}.prior_correction", rule)
+
+
+def _check_last_epochs(recipe: Recipe, require: Require) -> None:
+    """Check the averages over the last epochs."""
+    if not recipe.stage:
+        return
+    last = recipe.stage[-1]
+    swa, predictions = recipe.swa.epochs, recipe.prediction.average_last
+    require(
+        swa == 0 or 1 <= swa <= last.epochs, "swa.epochs", f"between 0 and the {last.epochs} epochs of the last stage"
+    )
+    name = "prediction.average_last"
+    require(
+        predictions == 1 or 1 <= predictions <= last.epochs,
+        name,
+        f"between 1 and the {last.epochs} epochs of the last stage",
+    )
+    require(swa == 0 or recipe.ema.decay == 0, "swa.epochs", "0 with ema.decay, which is an average already")
+    require(swa == 0 or last.patience == 0, "swa.epochs", "0 with patience in the last stage")
+    averaged = recipe.ema.decay > 0 or swa > 0
+    require(predictions == 1 or not averaged, name, "1 with ema.decay or swa.epochs, which are averages already")
+    require(predictions == 1 or last.patience == 0, name, "1 with patience in the last stage")
+
+
+def _check_policy(recipe: Recipe, require: Require) -> None:
+    """Check the transforms of the augmentation policy `each`."""
+    given = recipe.augmentation
+    defaults = {spec.name: spec.default for spec in fields(given)}
+    if given.policy != "each":
+        for name in given.of_each:
+            rule = f"{literal(defaults[name])} unless augmentation.policy is each"
+            require(getattr(given, name) == defaults[name], f"augmentation.{name}", rule)
+        return
+    for name in given.of_each:
+        if name.endswith("_probability"):
+            require(0 <= getattr(given, name) <= 1, f"augmentation.{name}", "in [0, 1]")
+    for name in ("crop_area", "erase"):
+        require(0 <= getattr(given, name) < 1, f"augmentation.{name}", "in [0, 1)")
+    for name, most in (("noise", 1000), ("gamma", 4)):
+        require(0 <= getattr(given, name) <= most, f"augmentation.{name}", f"between 0 and {most}")
+    require(not given.reverse or recipe.input.neighbours > 0, "augmentation.reverse", "false without input.neighbours")
 
 
 def _check_image(recipe: Recipe, require: Require) -> None:
     """Check the values of a network for images."""
     flat = flatten(recipe)
     given = recipe.input
+    problem = views_problem(recipe.prediction.views)
+    require(not problem, "prediction.views", problem)
+    _check_last_epochs(recipe, require)
+    _check_policy(recipe, require)
     require(16 <= given.size <= 4096, "input.size", "between 16 and 4096 pixels")
     require(given.crop == 0 or 16 <= given.crop <= given.size, "input.crop", "0, or 16 to input.size")
     require(0 <= given.neighbours <= MAX_NEIGHBOURS, "input.neighbours", f"between 0 and {MAX_NEIGHBOURS}")
@@ -141,6 +207,12 @@ def _check_sequence(recipe: Recipe, given: SequenceRecipe, require: Require) -> 
     require(not given.residual or "logits" in kinds, "sequence.residual", "false without logits among sequence.inputs")
     projected = given.projection == 0 or (1 <= given.projection <= 65536 and "features" in kinds)
     require(projected, "sequence.projection", "0, or 1 to 65536 with features among sequence.inputs")
+    require(recipe.accumulate == 1, "accumulate", "1 with a sequence table, whose batches are small")
+    for stage in recipe.stage:
+        by_series = "all, fixed or redrawn with a sequence table"
+        require(stage.sampling in ("all", *PRIOR_SAMPLINGS), f"stage.{stage.name}.sampling", by_series)
+        prior = f"stage.{stage.name}.prior_correction"
+        require(not stage.prior_correction, prior, "false with a sequence table, whose rows are series")
     require(recipe.optimizer.clip == 0, "optimizer.clip", "0 with a sequence table: heads must not share a norm")
     once = given.average_last == 1 or recipe.ema.decay == 0
     require(once, "sequence.average_last", "1 with ema.decay, which is an average already")

@@ -13,8 +13,6 @@ from multiprocessing.connection import wait as wait_for_objects
 from multiprocessing.process import BaseProcess
 from typing import Any, Final, TypeVar
 
-import cv2
-
 from ichx.child_processes import end_with_parent
 from ichx.errors import ProcessError, ResourceError
 from ichx.signals import block_stop_signals, ignore_stop_signals
@@ -81,13 +79,13 @@ def map_in_processes(work: Callable[[Item], Result], items: Iterable[Item], proc
         # Few at a time: all items of a large dataset would need a copy of all its paths.
         running: set[Future[Result]] = set()
         for item in islice(waiting, 2 * processes):
-            with block_stop_signals(), _starting(processes), _without_script(work):
+            with block_stop_signals(), _starting(processes), without_script(work):
                 running.add(pool.submit(work, item))
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 for item in islice(waiting, 1):
-                    with block_stop_signals(), _starting(processes), _without_script(work):
+                    with block_stop_signals(), _starting(processes), without_script(work):
                         running.add(pool.submit(work, item))
                 yield future.result()
     except BrokenProcessPool as error:
@@ -119,7 +117,7 @@ def _starting(processes: int) -> Iterator[None]:
 
 
 @contextmanager
-def _without_script(work: Callable[..., Any]) -> Iterator[None]:
+def without_script(work: Callable[..., Any] | None) -> Iterator[None]:
     """Let processes that start in this block not execute the script of this program, unless `work` is defined in it.
 
     Without `if __name__ == "__main__"` it would start from the beginning in each of them, e.g. wait for a lock that
@@ -148,6 +146,8 @@ def _kill_after_death(workers: Sequence[BaseProcess]) -> None:
 
 def _prepare_worker() -> None:
     """Leave signals to the parent, use one thread, and end when the parent has ended."""
+    import cv2
+
     ignore_stop_signals()
     cv2.setNumThreads(1)
     parent = multiprocessing.parent_process()

@@ -114,7 +114,9 @@ def _no_processes_for_few_files() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's own workspace, store and preferences out of the tests."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / f"config-{next(_TESTS)}"))
+    number = next(_TESTS)
+    for name in ("CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path_factory.getbasetemp() / f"{name.lower()}-{number}"))
     monkeypatch.delenv("ICHX_WORKSPACE", raising=False)
     monkeypatch.delenv("ICHX_STORE", raising=False)
     monkeypatch.delenv("ICHX_CACHE_LOCAL", raising=False)

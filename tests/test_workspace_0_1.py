@@ -13,6 +13,7 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ import torch
 from conftest import Program
 from safetensors.torch import load_file
 from unprivileged import run_unprivileged
+
+from ichx.recipe import Recipe
 
 FIXTURE = Path(__file__).parent / "data" / "workspace-0.1"
 EXPECTED: dict[str, Any] = json.loads((FIXTURE / "EXPECTED.json").read_text(encoding="utf-8"))
@@ -280,13 +283,25 @@ def test_gc_selects_only_the_trash(readable: Path, ichx: Program) -> None:
 # Networks
 
 
+def _without_new_arithmetic(recipe: Recipe) -> Recipe:
+    rates = {"dropout": 0.0, "drop_path": 0.0} if recipe.model.bn_momentum else {}
+    return replace(
+        recipe,
+        model=replace(recipe.model, bn_momentum=0.0, **rates),
+        optimizer=replace(recipe.optimizer, decoupled=False),
+        augmentation=replace(recipe.augmentation, crop_first=False),
+    )
+
+
 def test_built_in_networks_and_recipes_are_the_same() -> None:
     """Compare recipe digests, state dict names and shapes, and the logits of seeded random weights."""
     from ichx.plugins import load_registry
     from ichx.recipe import digest
 
     registry = load_registry()
-    assert {name: digest(registry.get(name).recipe) for name in EXPECTED["plugins"]} == EXPECTED["plugins"]
+    # Plugins of the reference have its arithmetic since then; without that, their recipes are the old ones.
+    former = {name: _without_new_arithmetic(registry.get(name).recipe) for name in EXPECTED["plugins"]}
+    assert {name: digest(recipe) for name, recipe in former.items()} == EXPECTED["plugins"]
     for name, expected in EXPECTED["networks"].items():
         plugin = registry.get(name)
         torch.manual_seed(0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from running_programs import wait_until
 
 if TYPE_CHECKING:
     import httpx
@@ -67,6 +68,12 @@ def serving(root: Path, **options: Any) -> Iterator[Served]:
         thread.join(30)
         site.close()
         bound.close()
+
+
+def first_study(client: "httpx.Client") -> str:
+    """Return the path of the first study of the first source; wait until it is indexed."""
+    wait_until(lambda: client.get("/studies?open=first").status_code == 303)
+    return client.get("/studies?open=first").headers["location"]
 
 
 Serve = Callable[..., Served]

@@ -2,13 +2,12 @@
 
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from ichx.ct.dicom import AIR
 
-INTERPOLATIONS: Final = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
+INTERPOLATIONS: Final = {"bilinear": "INTER_LINEAR", "area": "INTER_AREA"}
 """Interpolation of OpenCV for each `input.resize` of a recipe. On int16 both round to the nearest HU."""
 
 
@@ -32,12 +31,16 @@ def fit_square(hu: npt.NDArray[np.int16], size: int, method: str) -> npt.NDArray
     square = pad_to_square(hu)
     if square.shape[0] == size:
         return np.ascontiguousarray(square)
-    resized: npt.NDArray[Any] = cv2.resize(square, (size, size), interpolation=INTERPOLATIONS[method])
+    import cv2  # not needed by readers of a cache
+
+    resized: npt.NDArray[Any] = cv2.resize(square, (size, size), interpolation=getattr(cv2, INTERPOLATIONS[method]))
     return np.ascontiguousarray(resized, np.int16)
 
 
 def fit_mask(mask: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     """Return `mask` (H, W) uint8 as (size, size), aligned with the result of `fit_square`; values are not blended."""
+    import cv2
+
     square = pad_to_square(mask, 0)
     # INTER_NEAREST is off by half a pixel.
     return np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

@@ -64,7 +64,10 @@ def demo(
     console.print("Next:")
     # The README starts the demo by its path, from an environment that is not activated.
     program = "ichx" if shutil.which("ichx") else shlex.quote(str(Path(sys.argv[0]).absolute()))
-    for command in (f"cd {shlex.quote(report.workspace)}", f"{program} exp list", f"{program} report 1"):
+    for command in (
+        f"cd {shlex.quote(report.workspace)}",
+        *(f"{program} {one}" for one in ("exp list", "report 1", "ui")),
+    ):
         console.print(f"  {command}", markup=False)
 
 

@@ -11,6 +11,7 @@ from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotReadyError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.formatting import (
     format_duration,
     format_interval,
@@ -20,6 +21,7 @@ from ichx.formatting import (
     marks_of,
 )
 from ichx.text import format_bytes, format_count, format_folds
+from ichx.views import with_views
 
 if TYPE_CHECKING:
     from ichx.experiments.recipe_values import RecipeValue
@@ -316,8 +318,8 @@ def _facts(e: "Experiment", leaking: int) -> list[tuple[str, str]]:
         ("created", format_value(e.created)),
     ]
     if e.score_tta is not None:
-        with_flip = _with_interval(format_value(e.score_tta) + marks_of(e), e.score_tta_low, e.score_tta_high)
-        facts.insert(3, ("with hflip", with_flip))
+        mean = _with_interval(format_value(e.score_tta) + marks_of(e), e.score_tta_low, e.score_tta_high)
+        facts.insert(3, (with_views(e.views), mean))
     if e.seconds is not None:
         facts.append(("time", format_duration(e.seconds)))
     if e.tags:
@@ -339,7 +341,8 @@ def _format_tuned(kind: str, tuned: "TuningInfo") -> str:
     """Return the study and budget of a trial, or the trial from which an experiment was promoted."""
     trial = f"{tuned.study}, trial {tuned.trial + 1}"
     if kind != "trial":
-        return f"promoted from {trial}, score {format_value(tuned.score)} on fold {tuned.fold} [selected]"
+        kind = "calibrated " if tuned.objective == CALIBRATED else ""
+        return f"promoted from {trial}, {kind}score {format_value(tuned.score)} on fold {tuned.fold} [selected]"
     budget = [f"fold {tuned.fold}"]
     budget += [f"{tuned.subset:.3g} of the patients"] if tuned.subset < 1 else []
     budget += [f"{tuned.length:.3g} of each stage's epochs"] if tuned.length < 1 else []

@@ -27,6 +27,7 @@ from rich.text import Text
 
 from ichx.formatting import format_interval, format_marks, format_value, write_csv
 from ichx.text import UNSAFE, escape
+from ichx.views import with_views
 
 if TYPE_CHECKING:
     from ichx.store import PooledScore
@@ -100,7 +101,9 @@ def print_score(scored: "PooledScore") -> None:
     bounds = format_interval(scored.score_low, scored.score_high)
     interval = f", 95 % interval over patients {bounds}" if bounds else ""
     line = f"experiment {scored.experiment}: OOF score {scored.score:.5f}{spread}{interval}, "
-    console.print(line + f"with hflip {format_value(scored.score_tta)}{format_marks(scored.marks)}", markup=False)
+    console.print(
+        line + f"{with_views(scored.views)} {format_value(scored.score_tta)}{format_marks(scored.marks)}", markup=False
+    )
 
 
 def info(message: str, *, style: str = "") -> None:

@@ -116,9 +116,12 @@ DatasetName = Annotated[str, typer.Argument(help="Name of the dataset.")]
 Version = Annotated[int | None, typer.Option("--version", help="Version; default: the newest.")]
 FoldTexts = Annotated[list[str] | None, typer.Option("--fold", help="Finished fold, from 0, or all; repeatable.")]
 OwnTta = Annotated[
-    choices.Tta | None, typer.Option("--tta", help="Views to average; hflip adds the mirror image; default: none.")
+    choices.Tta | None,
+    typer.Option("--tta", help="Views to average: the mirror image too, or all of the recipe; default: none."),
 ]
-Tta = Annotated[choices.Tta, typer.Option("--tta", help="Views to average; hflip adds the mirror image.")]
+Tta = Annotated[
+    choices.Tta, typer.Option("--tta", help="Views to average: the mirror image too, or all of the recipe.")
+]
 EnsembleNumber = Annotated[int | None, typer.Option("--ensemble", min=1, help="Ensemble number, instead of NUMBER.")]
 Average = Annotated[
     choices.Average | None,

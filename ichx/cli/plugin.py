@@ -1,15 +1,17 @@
 """`ichx plugin`: the installed models."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ichx.cli.output import console, notice, print_json, warn
-from ichx.cli.parameters import AsJson
+from ichx.cli.output import console, info, notice, print_json, warn
+from ichx.cli.parameters import AsJson, Device
 from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin, Registry
+    from ichx.plugins.measures import NetworkMeasure
 
 app = typer.Typer(help="Models: list them and show their recipes.", no_args_is_help=True)
 
@@ -26,26 +28,35 @@ def load_plugins() -> "Registry":
 
 @app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List the models.
+    """List the models, with their measured images per second and GB (`ichx plugin show NAME --measure`).
 
     Example: `ichx plugin list`
     """
+    from ichx.plugins.measures import find_measure
+
     plugins = load_plugins().plugins.values()
     if as_json:
-        print_json([_to_dict(plugin) for plugin in plugins])
+        print_json([_to_dict(plugin, find_measure(plugin.recipe)) for plugin in plugins])
         return
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for plugin in plugins:
         if plugin.kind == "sequence":
-            rows.append((plugin.name, "series", "", "", plugin.recipe.batch, plugin.weights_licence, plugin.summary))
+            licence = plugin.weights_licence
+            rows.append((plugin.name, "series", "", "", plugin.recipe.batch, "", "", licence, plugin.summary))
             continue
         image = plugin.recipe.input
         pixels = f"{image.size}, crop {image.crop}" if image.crop else str(image.size)
         windows = f"{len(image.windows)} {image.window_kind}" + (f", {image.slices} slices" if image.neighbours else "")
         cost = "" if plugin.cost is None else f"{plugin.cost.parameters:g} M, {plugin.cost.gmacs:g} GMACs"
-        rows.append((plugin.name, pixels, windows, cost, plugin.recipe.batch, plugin.weights_licence, plugin.summary))
-    heads = ("name", "pixels", "windows", "network", "batch", "weights", "description")
-    dropped = ("weights", "batch", "windows", "network")
+        measure = find_measure(plugin.recipe)
+        train = None if measure is None else f"{measure.train_rate:.3g}/s, {measure.train_gb:.2g} GB"
+        predict = None if measure is None else f"{measure.predict_rate:.3g}/s, {measure.predict_gb:.2g} GB"
+        licence, batch = plugin.weights_licence, plugin.recipe.batch
+        rows.append((plugin.name, pixels, windows, cost, batch, train, predict, licence, plugin.summary))
+    heads = ("name", "pixels", "windows", "network", "batch", "training", "prediction", "weights", "description")
+    unmeasured = ("prediction", "training", "weights", "batch", "windows", "network")
+    measured = ("weights", "windows", "batch", "prediction", "network", "training")
+    dropped = measured if any(row[5] for row in rows) else unmeasured
     print_table("plugins", heads, rows, drop=dropped, cut={"name": 16, "description": 36})
 
 
@@ -54,20 +65,32 @@ def show_plugin(
     name: Annotated[str, typer.Argument(help="Name of the plugin.")],
     preset: Annotated[str | None, typer.Option("--preset", help="Show this recipe of the plugin.")] = None,
     toml: Annotated[bool, typer.Option("--toml", help="Print only the recipe, as TOML.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure images per second and memory on this machine first.")
+    ] = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Show a model and its default recipe.
 
+    `--measure` trains and predicts some synthetic images and stores the figures for this machine and these versions.
+
     Example: `ichx plugin show resnext50 --toml > my.toml`
+
+    Example: `ichx plugin show convnext_small --measure --device cuda`
     """
+    from ichx.plugins.measures import find_measure
     from ichx.recipe import flatten, literal
     from ichx.recipe_text import to_toml
 
     plugin = load_plugins().get(name)
     if preset is not None:
         plugin = plugin.with_preset(preset)
+    if measure and toml:
+        raise typer.BadParameter("Use either --measure or --toml.")
+    found = _measure(plugin, device) if measure else find_measure(plugin.recipe)
     if as_json:
-        print_json(_to_dict(plugin) | {"recipe": flatten(plugin.recipe)})
+        print_json(_to_dict(plugin, found) | {"recipe": flatten(plugin.recipe)})
         return
     if toml:
         console.print(to_toml(plugin.recipe), end="", markup=False)
@@ -78,6 +101,8 @@ def show_plugin(
         if plugin.cost is not None:
             cost = plugin.cost
             console.print(f"network: {cost.parameters:g} M parameters, {cost.gmacs:g} GMACs per image", markup=False)
+        if plugin.kind == "slice":
+            console.print(f"speed: {_describe_measure(plugin.name, found)}", markup=False)
         if plugin.presets:
             console.print(f"presets: {', '.join(plugin.presets)}", markup=False)
         rows = [(key, literal(value)) for key, value in flatten(plugin.recipe).items()]
@@ -95,7 +120,37 @@ def _describe_input(plugin: "Plugin") -> str:
     return f"{image.pixels} x {image.pixels} px, {image.channels} channels: {slices}{windows}"
 
 
-def _to_dict(plugin: "Plugin") -> dict[str, object]:
+def _measure(plugin: "Plugin", device: str) -> "NetworkMeasure":
+    """Measure the network of a plugin and store the result."""
+    from ichx.errors import UnsupportedError
+    from ichx.plugins.measures import save_measure
+    from ichx.training.device import choose_hardware
+    from ichx.training.network_measure import measure_network
+
+    recipe = plugin.recipe
+    if plugin.kind == "sequence":
+        raise UnsupportedError(
+            f"{plugin.name} reads the outputs of other experiments, no images.",
+            "Use `ichx run NUMBER --dry-run`, which measures an experiment.",
+        )
+    hardware = choose_hardware(device, recipe.precision, recipe.input.pixels)
+    info(f"measuring {plugin.name} on {hardware}")
+    measured = measure_network(lambda: plugin.build(recipe, False), recipe, hardware, warn)
+    if not save_measure(recipe, measured):
+        warn("The measure cannot be stored in your home directory.")
+    return measured
+
+
+def _describe_measure(name: str, measure: "NetworkMeasure | None") -> str:
+    if measure is None:
+        return f"- (measure it: `ichx plugin show {name} --measure`)"
+    few = f", from {measure.measured_batch} at a time" if measure.measured_batch < measure.batch else ""
+    train = f"training {measure.train_rate:.3g} images/s, {measure.train_gb:.2g} GB for {measure.batch} images{few}"
+    predict = f"{measure.predict_rate:.3g} images/s, {measure.predict_gb:.2g} GB for {measure.predict_batch} images"
+    return f"{train}; prediction {predict}; on {measure.device}"
+
+
+def _to_dict(plugin: "Plugin", measure: "NetworkMeasure | None") -> dict[str, object]:
     described: dict[str, object] = {"name": plugin.name, "summary": plugin.summary, "kind": plugin.kind}
     if plugin.recipe.sequence is not None:
         described["inputs"] = list(plugin.recipe.sequence.inputs)
@@ -109,4 +164,5 @@ def _to_dict(plugin: "Plugin") -> dict[str, object]:
             "channels": plugin.recipe.input.channels,
         }
     described |= {"presets": list(plugin.presets), "cost": None if plugin.cost is None else plugin.cost._asdict()}
+    described["measure"] = None if measure is None else asdict(measure)
     return described | {"weights_licence": plugin.weights_licence, "notice": plugin.notice}

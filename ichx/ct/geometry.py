@@ -6,7 +6,6 @@ Gaps and overlaps are found in `spacing`; resizing is in `ichx.cache.resize`.
 from collections.abc import Sequence
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -119,6 +118,8 @@ def head_centre(hu: npt.NDArray[np.int16]) -> tuple[float, float]:
 
     The image's centre, ((H - 1) / 2, (W - 1) / 2), where nothing is that dense.
     """
+    import cv2  # takes 20 MB, which readers of a cache do not need
+
     mask = (hu > HEAD_OVER).view(np.uint8)
     left, top, width, height = cv2.boundingRect(mask)
     if not width:
@@ -138,6 +139,8 @@ def head_centre(hu: npt.NDArray[np.int16]) -> tuple[float, float]:
 
 def _centroid(mask: npt.NDArray[np.uint8], top: int, left: int) -> tuple[float, float]:
     """Return (row, column) of the centroid of the ones in `mask` (H, W), whose first pixel is at `top`, `left`."""
+    import cv2
+
     rows = cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
     columns = cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
     total = int(rows.sum())

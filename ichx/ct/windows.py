@@ -61,8 +61,8 @@ def windows_torch(
 
     `windows` are pairs, or the `window_bounds` of them on the same device, so that nothing has to be sent there.
     `header_windows` (N, 2) is the (centre, width) of each sample, used for (-1, -1) in `windows`. `jitter` (N, C, 2) is
-    added to each window's centre, in HU, and multiplied with its width. Raises
-    `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
+    added to each window's centre, in HU, and multiplied with its width; a third column is the exponent of the result.
+    Raises `ValueError` for a `kind` that is neither `linear` nor `sigmoid`.
     """
     import torch
 
@@ -76,9 +76,10 @@ def windows_torch(
     per_channel = (hu.shape[0], *[1] * (hu.ndim - 3), windows.shape[0], 1, 1)
     x = hu.unsqueeze(-3).to(torch.float32) - centres.view(per_channel)
     x /= widths.view(per_channel)
-    if _is_sigmoid(kind):
-        return x.mul_(STEEPNESS).sigmoid_()
-    return x.add_(0.5).clamp_(0, 1)
+    x = x.mul_(STEEPNESS).sigmoid_() if _is_sigmoid(kind) else x.add_(0.5).clamp_(0, 1)
+    if jitter is not None and jitter.shape[-1] > 2:
+        x.pow_(moved[..., 2].view(per_channel))
+    return x
 
 
 def _is_sigmoid(kind: str) -> bool:

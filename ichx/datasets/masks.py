@@ -26,9 +26,6 @@ from ichx.labels import ANY, LABELS, SUBTYPES
 from ichx.text import EXAMPLES, format_count, format_examples
 from ichx.worker_pool import map_in_processes, worker_count
 
-UNKNOWN: Final = 255
-"""Value of every pixel of an unknown mask."""
-
 CHUNK: Final = 256
 """Masks per job."""
 

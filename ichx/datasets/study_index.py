@@ -5,6 +5,7 @@ its own; `StudyIndex` then reads one study at a time. Neither needs a file of a 
 """
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ichx.datasets.arrow_columns import column_values
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -153,15 +155,19 @@ class StudyIndex:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return a column of all slices by place, `(N,)`; `study` is the number of the study."""
-        values: npt.NDArray[Any] = self._slices[name].to_numpy()
-        return values
+        return column_values(self._slices[name])
 
     def excluded(self, study: str) -> list[dict[str, Any]]:
         """Return `slice_id`, `defect` and `detail` of the excluded files of a study, as far as that is known."""
-        import pyarrow.compute as pc
-
-        found = self._excluded.filter(pc.equal(self._excluded["study"], study))
-        return [dict(row) for row in found.select(["slice_id", "defect", "detail"]).to_pylist()]
+        studies = self._excluded["study"]
+        first, end = (
+            bisect(range(len(studies)), study, key=lambda place: str(studies[place]))
+            for bisect in (bisect_left, bisect_right)
+        )
+        return [
+            dict(row)
+            for row in self._excluded.slice(first, end - first).select(["slice_id", "defect", "detail"]).to_pylist()
+        ]
 
     def excluded_at(self, place: int) -> dict[str, Any] | None:
         """Return the row of `sort_excluded` with this number, or None if there is none."""
@@ -169,7 +175,7 @@ class StudyIndex:
 
     def masked_rows(self) -> npt.NDArray[np.int64]:
         """Return the cache rows of the slices with masks, ascending."""
-        rows = self._slices["row"].to_numpy()[self._slices["mask"].to_numpy(zero_copy_only=False)]
+        rows = self.column("row")[self.column("mask")]
         return np.sort(rows).astype(np.int64)
 
     @property
@@ -205,18 +211,17 @@ def _studies(frame: "pd.DataFrame", slices: "pd.DataFrame", names: Sequence[Any]
     table["flags"] = [
         " ".join(name for name, on in zip((*FLAGS, *ASSUMED), row, strict=True) if on) for row in flagged.to_numpy()
     ]
-    table["scanner"] = _families(slices.iloc[first])
+    table["scanner"] = _scanners(slices.iloc[first]).to_numpy(object)
     table["masks"] = grouped["mask"].sum().to_numpy(np.int64)
     return table
 
 
-def _families(slices: "pd.DataFrame") -> list[str]:
-    """Return the pixel format of each slice as text: it tells scanners apart, whose names a catalog does not have."""
-    fields = ("bits_stored", "signed", "intercept", "rows", "columns")
-    return [
-        f"{bits}-bit {'signed' if signed else 'unsigned'}, intercept {intercept:g}, {rows} x {columns}"
-        for bits, signed, intercept, rows, columns in zip(*(slices[name] for name in fields), strict=True)
-    ]
+def _scanners(slices: "pd.DataFrame") -> "pd.Series[str]":
+    """Return manufacturer and model of each slice, or its pixel format, which tells scanners apart if none is known."""
+    from ichx.datasets.subgroups import FIELDS, UNKNOWN  # needs pandas
+
+    named = FIELDS["scanner"](slices)
+    return named.where(named != UNKNOWN, FIELDS["pixels"](slices))
 
 
 def _write(frame: "pd.DataFrame", path: Path) -> None:

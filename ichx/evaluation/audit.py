@@ -22,7 +22,7 @@ from ichx.datasets.folds import fold_digest
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
 from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
-from ichx.evaluation.choices import TTA_VIEWS, views_of
+from ichx.evaluation.choices import Tta, views_of
 from ichx.evaluation.feature_tables import read_table
 from ichx.evaluation.member_outputs import current_inputs, inputs_of, read_inputs, trained_inputs
 from ichx.evaluation.members import experiment_pins
@@ -35,6 +35,7 @@ from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import marks
 from ichx.text import format_count, format_examples
+from ichx.views import DEFAULT_VIEWS
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -330,13 +331,13 @@ class _Auditor(Checks):
 
     def score(self) -> tuple[str, None]:
         problems, scores = [], []
-        recorded = {
+        mean: Tta = "hflip" if set(self.experiment.views) <= set(DEFAULT_VIEWS) else "all"
+        recorded: dict[Tta, tuple[float | None, float | None]] = {
             "none": (self.experiment.score, self.experiment.spread),
-            "hflip": (self.experiment.score_tta, self.experiment.spread_tta),
+            mean: (self.experiment.score_tta, self.experiment.spread_tta),
         }
-        for tta in TTA_VIEWS:
+        for tta, (old_score, old_spread) in recorded.items():
             table, how = read_oof(self.project, self.experiment, tta), ""
-            old_score, old_spread = recorded[tta]
             if not is_close(table.score, old_score):  # ichx up to 0.1 averaged the probabilities of views
                 older = read_oof(self.project, self.experiment, tta, average="probability")
                 if is_close(older.score, old_score):

@@ -6,17 +6,14 @@ This module imports no library, so that the command line can use it.
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from ichx.errors import check_choice
+from ichx.views import HFLIP, IDENTITY
 
 if TYPE_CHECKING:
-    from ichx.store import ExperimentSummary
+    from ichx.store import Experiment
 
-VIEWS: Final = ("identity", "hflip")
-"""The views of a slice that every fold of a network for images predicts; for others see `views_of`."""
-
-Tta = Literal["none", "hflip"]
-"""A test-time augmentation."""
-TTA_VIEWS: Final[dict[Tta, tuple[str, ...]]] = {"none": ("identity",), "hflip": VIEWS}
-"""The views that each test-time augmentation averages."""
+Tta = Literal["none", "hflip", "all"]
+"""A test-time augmentation: the slice alone, with its mirror image, or all views of the recipe; see `views_of`."""
+TTAS: Final[tuple[Tta, ...]] = get_args(Tta)
 
 Average = Literal["logit", "probability"]
 """What is averaged over views and folds; `probability` is the way of the reference solution."""
@@ -34,10 +31,16 @@ Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label
 and `stack`."""
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
+Objective = Literal["score", "calibrated_score"]
+"""Score by which trials of a tuning are compared, by its name in the history of a training."""
+
+CALIBRATED: Final = "calibrated_score"
+"""See `ichx.evaluation.calibrated_score`."""
+
 
 def check_tta(tta: str) -> Tta:
     """Return `tta`; raise `InvalidInputError` if there is no such test-time augmentation."""
-    return check_choice("tta", tta, TTA_VIEWS)
+    return check_choice("tta", tta, TTAS)
 
 
 def check_average(average: str) -> Average:
@@ -45,13 +48,13 @@ def check_average(average: str) -> Average:
     return check_choice("average", average, get_args(Average))
 
 
-def views_of(experiment: "ExperimentSummary", tta: Tta = "hflip") -> tuple[str, ...]:
+def views_of(experiment: "Experiment", tta: Tta = "all") -> tuple[str, ...]:
     """Return the views that a test-time augmentation averages, of those that the folds of `experiment` predict.
 
-    A sequence experiment has one view: its inputs are the means over the views of its members. Predictions of other
-    tools have one view, too.
+    A view that its recipe does not name is left out.
     """
-    return VIEWS[:1] if experiment.members or experiment.external else TTA_VIEWS[tta]
+    views = experiment.views
+    return views if tta == "all" else tuple(view for view in views if view == IDENTITY or (tta, view) == (HFLIP, HFLIP))
 
 
 def check_pooling(pooling: str) -> Pooling:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ichx.datasets.arrow_columns import column_values, text_array
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import atomic_write, open_file, read_announced
 from ichx.labels import LABELS
@@ -50,8 +52,12 @@ def predictions_file(test: "DatasetVersion") -> str:
 
 
 def _read_table(path: Path, slice_ids: Sequence[str] | None) -> pa.Table:
-    open_file(path).close()  # pyarrow would read a folder as a table of several files
-    return pq.read_table(path, filters=None if slice_ids is None else [("slice_id", "in", set(slice_ids))])
+    open_file(path).close()  # not a folder or a pipe
+    with pq.ParquetFile(path) as opened:  # `read_table` imports pandas
+        table = opened.read()
+    if slice_ids is None or "slice_id" not in table.column_names:
+        return table
+    return table.filter(pc.is_in(table["slice_id"], value_set=text_array(set(slice_ids))))
 
 
 def write_predictions(path: Path, predictions: Predictions) -> str:
@@ -85,16 +91,16 @@ def read_predictions(path: Path, remedy: str | None = None, *, slice_ids: Sequen
     missing = [name for name in ("slice_id", *LABELS) if name not in table.column_names]
     if missing:
         raise CorruptFileError(f"{path} lacks the columns {', '.join(missing)}.", "Use a prediction file of ichx.")
-    logits = np.column_stack([table[label].to_numpy() for label in LABELS]).astype(np.float32, copy=False)
+    logits = np.column_stack([column_values(table[label]) for label in LABELS]).astype(np.float32, copy=False)
     of_study = [f"{_STUDY}{label}" for label in LABELS]
     study_logits = None
     if set(of_study) <= set(table.column_names):
-        study_logits = np.column_stack([table[name].to_numpy() for name in of_study]).astype(np.float32, copy=False)
+        study_logits = np.column_stack([column_values(table[name]) for name in of_study]).astype(np.float32, copy=False)
     finite = np.isfinite(logits) if study_logits is None else np.isfinite(logits) & np.isfinite(study_logits)
     bad = int((~finite).any(axis=1).sum())
     if bad:
         raise CorruptFileError(f"{path} has NaN or infinity in {format_count(bad, 'row')}.", remedy or _RESTORE)
     precision = (table.schema.metadata or {}).get(_PRECISION)
-    ids = table["slice_id"].to_numpy(zero_copy_only=False).astype(object)
+    ids = column_values(table["slice_id"])
     shown = None if precision is None else precision.decode("ascii", "replace")
     return Predictions(ids, logits, shown, study_logits)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.evaluation.bootstrap import Bootstrap, loss_interval, patient_bootstrap
+from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
 from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import OofTable, read_oof
@@ -32,6 +33,8 @@ class Scorecard:
     studies: Bootstrap
     left_out: int
     """Slices that could not be decoded and are in no score."""
+    calibration: dict[str, CalibrationLine]
+    """Calibration of slices by label."""
 
 
 def scorecard(
@@ -71,6 +74,7 @@ def scorecard(
         slices=slices,
         studies=studies,
         left_out=table.left_out,
+        calibration=calibration_lines(table.labels, table.probabilities, table.patients),
     )
 
 
@@ -121,8 +125,8 @@ def update_scores(project: "Project", number: int) -> None:
     experiment = project.store.experiment(number)
     seen = project.store.predictions(number, role="oof")
     while seen:
-        none, hflip = _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "hflip")
-        project.store.set_scores(number, none, hflip)
+        none, mean = _pooled_score(project, experiment, "none"), _pooled_score(project, experiment, "all")
+        project.store.set_scores(number, none, mean)
         before, seen = seen, project.store.predictions(number, role="oof")
         if seen == before:
             return

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ichx.errors import ChangedDataError, IchxError
-from ichx.evaluation.choices import TTA_VIEWS, Tta
+from ichx.evaluation.choices import Tta, views_of
 from ichx.evaluation.ensemble_file import EnsembleModel, ModelMember, blend_again
 from ichx.evaluation.member_outputs import member_id
 from ichx.files import sha256_file
@@ -26,7 +26,7 @@ def describe_member(
         predictions={
             f"{p.fold}/{p.view}": p.digest
             for p in project.store.predictions(experiment.number, role="oof")
-            if p.fold in folds and p.view in TTA_VIEWS[tta]
+            if p.fold in folds and p.view in views_of(experiment, tta)
         },
         members=tuple(
             describe_member(project, project.store.experiment(number), folds, tta, weights=weights)

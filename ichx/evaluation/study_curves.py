@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.errors import ChangedDataError, InvalidInputError, NotReadyError
-from ichx.evaluation.choices import VIEWS
+from ichx.evaluation.choices import views_of
 from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.evaluation.predictions import OOF_FILE, predictions_file, read_predictions
+from ichx.views import IDENTITY, mean_over
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -83,13 +84,15 @@ def experiment_curves(
     role = min((p.role for p in stored), key=("oof", "test", "evaluation").index)
     stored = [p for p in stored if p.role == role]
     read = _oof if role == "oof" else _mean_over_folds
-    views = {view: read(project, [p for p in stored if p.view == view], slice_ids, folds) for view in VIEWS}
-    plain, flipped = views["identity"], views["hflip"]
+    names = views_of(experiment)
+    views = {view: read(project, [p for p in stored if p.view == view], slice_ids, folds) for view in names}
+    plain, others = views[IDENTITY], [found for view, found in views.items() if view != IDENTITY]
     network = "sequence" if experiment.members else "CNN"
     curves = [_curve(network, "identity", plain)] if plain else []
-    if flipped:
-        both = {name: np.mean([plain[name], flipped[name]], axis=0) for name in plain.keys() & flipped.keys()}
-        curves.append(_curve("TTA", "mean of identity and hflip", both))
+    if others and all(others):
+        common = plain.keys() & set.intersection(*(set(found) for found in others))
+        mean = {name: np.mean([plain[name], *(found[name] for found in others)], axis=0) for name in common}
+        curves.append(_curve("TTA", mean_over(names), mean))
     return StudyCurves(tuple(curves), role != "evaluation" and not experiment.leaked, _problem(experiment, role, plain))
 
 

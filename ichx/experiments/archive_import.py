@@ -47,6 +47,7 @@ from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import PredictionDraft, Selection
 from ichx.text import format_command, format_count, parse_json
+from ichx.views import is_view
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -260,7 +261,7 @@ def _prediction(
     path = folder / name
     if not _MEMBER.fullmatch(name) or not path.is_file():
         raise ValueError(f"{name!r} is listed but missing")
-    if role not in ("oof", "test") or view not in ("identity", "hflip") or not 0 <= int(entry["fold"]) < fold_set.k:
+    if role not in ("oof", "test") or not is_view(view) or not 0 <= int(entry["fold"]) < fold_set.k:
         raise ValueError(f"{name} is not the prediction of a fold in a view")
     if sha256_file(path) != entry["digest"]:
         raise ValueError(f"{name} differs from its recorded digest")

@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from ichx.cache.build import CachePlan, plan_caches
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.datasets.patient_subset import EXCLUDED
-from ichx.evaluation.choices import VIEWS
+from ichx.evaluation.choices import views_of
 from ichx.experiments.dry_run_series import dry_run_sequence
 from ichx.experiments.fold_status import finished_folds, missing_tests, unpredicted_folds
 from ichx.experiments.prepare import training_data
@@ -29,8 +28,7 @@ from ichx.experiments.run_cost import (
     sample_cache,
     sample_feed,
 )
-from ichx.labels import ANY
-from ichx.loading.sampling import EpochAddress, epoch_rows
+from ichx.loading.sampling import EpochAddress, Population, sampled_rows
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import require_network
@@ -89,16 +87,19 @@ def dry_run(
     with sample_cache(data, plans[0]) as (part, cache, seconds, nbytes):
         feed = sample_feed(part, cache, recipe, plugin, hardware, options)
         cost = measure_cost(lambda: plugin.build(recipe, False), recipe, feed, feed.recipe.batch, hardware)
-    positive = data.slices[ANY].to_numpy() > 0.5
+    population = Population.of(data.slices, recipe.stage)
+    views, networks = len(views_of(experiment)), recipe.prediction.average_last
     steps = validated = epochs = predicted = 0
     for fold in train:
         inside = np.flatnonzero((fold_of != fold) & (fold_of != EXCLUDED))
         own = int((fold_of == fold).sum())
-        left = _rows_of_epochs(recipe, positive, inside, fold)[_epochs_done(project, experiment, fold, subset) :]
+        left = rows_of_epochs(recipe, population, inside, fold)[_epochs_done(project, experiment, fold, subset) :]
         epochs, steps, validated = epochs + len(left), steps + sum(left), validated + own * len(left)
-        predicted += own * (len(VIEWS) - 1)  # the last validation is the first view
-    on_tests = sum(len(d.slices) for d in test_data) * len(wanted) * len(VIEWS)
-    rows = on_tests + sum(int((fold_of == fold).sum()) for fold in train) * len(VIEWS)
+        # The last validation is the first view, unless several networks predict together.
+        predicted += own * (views * networks - (networks == 1))
+    on_tests = sum(len(d.slices) for d in test_data) * len(wanted) * views
+    rows = on_tests + sum(int((fold_of == fold).sum()) for fold in train) * views
+    kept = bool(train) * CHECKPOINTS * (cost.checkpoint + (networks - 1) * cost.weights)
     return RunEstimate(
         experiment=number,
         name=experiment.name,
@@ -110,10 +111,10 @@ def dry_run(
         cache_seconds=missing * seconds / worker_count(None, max(sum(len(plan.missing) for plan in plans), 1)),
         cache_bytes=round(missing * nbytes),
         train_seconds=steps * cost.step + validated * cost.predict,
-        predict_seconds=(predicted + on_tests) * cost.predict,
+        predict_seconds=(predicted + on_tests * networks) * cost.predict,
         memory_bytes=cost.memory,
         memory_total=memory_total(hardware.device),
-        experiment_bytes=len(train) * cost.weights + bool(train) * CHECKPOINTS * cost.checkpoint + rows * ROW_BYTES,
+        experiment_bytes=len(train) * networks * cost.weights + kept + rows * ROW_BYTES,
         cache_free=free_bytes(cache_dir),
         experiment_free=free_bytes(project.workspace.experiments_dir),
     )
@@ -124,10 +125,10 @@ def _missing(plan: CachePlan) -> int:
     return 0 if plan.complete else plan.n * len(plan.missing) // plan.shards
 
 
-def _rows_of_epochs(recipe: Recipe, positive: npt.NDArray[np.bool_], inside: Rows, fold: int) -> list[int]:
+def rows_of_epochs(recipe: Recipe, population: Population, inside: Rows, fold: int) -> list[int]:
     """Return how many slices each epoch of a fold trains on."""
     return [
-        len(epoch_rows(positive, inside, stage.sampling, EpochAddress(recipe.seed, fold, index, 0)))
+        len(sampled_rows(population, inside, stage, EpochAddress(recipe.seed, fold, index, 0)))
         for index, stage in enumerate(recipe.stage)
         for _ in range(stage.epochs)
     ]

@@ -1,7 +1,7 @@
 """Predictions of one fold: OOF, test sets, pooled features. The prediction loop is in `ichx.training.prediction`."""
 
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -79,11 +79,15 @@ class FoldPredictions:
         ids = feed.slice_ids(rows)
         dataset = () if role == "oof" else (version.dataset, version.number)
         drafts, plain = list[PredictionDraft](), float("nan")
-        for view in views_of(self.prepared.experiment):
-            path = self.files.predictions(role, view, *dataset)
-            task = PredictionTask(view, f"predicting {version.dataset}, {view}", path.stem)
-            with FeatureWriter(features_file(path)) if self.save_features else nullcontext() as features:
-                found = predictor.logits(network, feed, rows, replace(task, features=features))
+        views = views_of(self.prepared.experiment)
+        paths = [self.files.predictions(role, view, *dataset) for view in views]
+        with ExitStack() as stack:
+            tasks = []
+            for view, path in zip(views, paths, strict=True):
+                features = stack.enter_context(FeatureWriter(features_file(path))) if self.save_features else None
+                tasks.append(PredictionTask(view, f"predicting {version.dataset}", path.stem, features))
+            of_views = predictor.logits_of_views(network, feed, rows, tasks)
+        for view, path, found in zip(views, paths, of_views, strict=True):
             logits, of_studies = feed.slice_logits(rows, found), feed.study_logits_of_slices(rows, found)
             value = score(self.feed.labels(rows), probabilities(logits)) if role == "oof" else None
             if view == "identity" and value is not None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from ichx.errors import NotReadyError
 from ichx.experiment_files import ExperimentFiles
+from ichx.experiments.calibrated_fold import fold_calibration
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 from ichx.experiments.fold_predictions import FoldPredictions
 from ichx.experiments.fold_status import finished_folds
@@ -111,8 +112,9 @@ def train_fold(context: FoldContext, fold: int, feed: TrainingFeed, control: Con
     source = describe_position(position, done, recipe.epochs) if resumed else str(start)
     context.callbacks.fold_started(fold_plan(context, fold, source, done))
     no_masks = prepared.plugin.masks and prepared.masks is None  # a decoder without gradients
+    options_of_fit = FitOptions(fold, context.hardware, control, no_masks, fold_calibration(prepared, fold, feed))
     try:
-        result = fit(model, recipe, feed, FitOptions(fold, context.hardware, control, no_masks))
+        result = fit(model, recipe, feed, options_of_fit)
     except TrainingDivergedError as error:
         raise _recorded(context, fold, error, control) from error
     if group.leads:
@@ -126,7 +128,7 @@ def load_fold(context: FoldContext, fold: int, control: Control) -> tuple[nn.Mod
     """Return the network of a trained fold with its final weights."""
     recipe = context.prepared.recipe
     runtime = Runtime(context.hardware)
-    network = runtime.prepare(context.prepared.network(fold, Start("random"), lambda message: None))
+    network = runtime.prepare(context.prepared.trained_network(fold))
     load_exactly(network, context.files.fold(fold).weights)
     control.checkpoints.load(context.callbacks.note)
     stage, epochs = control.checkpoints.end = end_of(recipe)
@@ -144,7 +146,7 @@ def check_rows(prepared: PreparedFolds, fold: int, *, trained: bool) -> None:
             raise NotReadyError(
                 f"Fold {fold} has {len(rows)} readable slices for {purpose}.", "Add more data or use fewer folds."
             )
-    sampled = [stage.name for stage in prepared.recipe.stage if stage.sampling != "all"]
+    sampled = [stage.name for stage in prepared.recipe.stage if stage.sampling not in ("all", "studies")]
     positive = prepared.data.slices[ANY].to_numpy()[prepared.training_rows(fold)] > 0.5
     if sampled and not trained and not positive.any():
         settings = " ".join(f"--set stage.{name}.sampling=all" for name in sampled)
@@ -218,7 +220,7 @@ def _control(context: FoldContext, fold: int, lease: Lease, *, trained: bool) ->
 
 def _predictions(context: FoldContext, fold: int, lease: Lease) -> FoldPredictions:
     prepared = context.prepared
-    workers = loader_workers(context.hardware, context.options.workers)
+    workers = loader_workers(context.hardware, context.options.workers, prepared.recipe, context.callbacks.note)
     feed = prepared.feed(fold, workers)
     return FoldPredictions(
         prepared, fold, feed, context.files.fold(fold), lease, workers, context.options.save_features

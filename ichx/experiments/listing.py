@@ -25,7 +25,7 @@ HEADS: Final = {
     "number": "exp",
     "folds_done": "folds",
     "score": "OOF score",
-    "score_tta": "with hflip",
+    "score_tta": "all views",
     "seconds": "time",
 }
 """Headers that differ from the name of the value."""

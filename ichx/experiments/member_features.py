@@ -27,8 +27,10 @@ from ichx.text import format_bytes, format_count
 from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
+from ichx.training.mean_network import trained_network
 from ichx.training.pooled_features import capture_features
-from ichx.training.prediction import INFERENCE_BATCH, PredictionTask, Predictor
+from ichx.training.prediction import PredictionTask, Predictor
+from ichx.training.run_options import INFERENCE_BATCH
 from ichx.training.runtime import Runtime
 from ichx.training.slice_feed import SliceFeed
 from ichx.training.stop_request import StopRequest
@@ -279,7 +281,8 @@ class _Computing:
         source = table_source(project, request, hardware.precision)
         rows = np.flatnonzero(cache.valid)
         phase = f"features of {version.dataset}, experiment {request.experiment}, fold {request.fold}"
-        feed = SliceFeed(cache, data.slices, recipe, loader_workers(hardware, self.options.workers))
+        workers = loader_workers(hardware, self.options.workers, recipe, self.callbacks.note)
+        feed = SliceFeed(cache, data.slices, recipe, workers)
         with (
             isolated_torch_settings(hardware),
             TableWriter(path, source, rows, shape, batch=INFERENCE_BATCH) as writer,
@@ -299,7 +302,7 @@ class _Computing:
 
     def _network(self, recipe: "Recipe", request: TableRequest, runtime: Runtime, digest: str) -> nn.Module:
         """Return the network of the fold. Raises `ChangedDataError` if it is retrained at this moment."""
-        network = runtime.prepare(self.project.registry.get(recipe.plugin).build(recipe, False))
+        network = runtime.prepare(trained_network(recipe, self.project.registry.get(recipe.plugin).build))
         weights = self.project.workspace.experiment_files(request.experiment).fold(request.fold).weights
         load_exactly(network, weights)
         if sha256_file(weights) != digest:

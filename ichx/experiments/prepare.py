@@ -22,6 +22,7 @@ from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.control import Control
 from ichx.training.feed import InferenceFeed, Rows, TrainingFeed
+from ichx.training.mean_network import trained_network
 from ichx.training.slice_feed import SliceFeed
 from ichx.training.weights import Start, make_model
 
@@ -86,6 +87,10 @@ class PreparedFolds(Protocol):
         """Return the network of the fold with its start weights."""
         ...
 
+    def trained_network(self, fold: int) -> nn.Module:
+        """Return the network of the trained fold, with random weights."""
+        ...
+
     def feed(self, fold: int, workers: int) -> TrainingFeed:
         """Return the batches of the fold."""
         ...
@@ -131,6 +136,10 @@ class PreparedExperiment:
     def network(self, fold: int, start: Start, note: Callable[[str], None]) -> nn.Module:
         """Return the plugin's network."""
         return make_model(self.plugin, self.recipe, start, note)
+
+    def trained_network(self, fold: int) -> nn.Module:
+        """Return the plugin's network, or several of them if the recipe averages their predictions."""
+        return trained_network(self.recipe, self.plugin.build)
 
     def feed(self, fold: int, workers: int) -> SliceFeed:
         """Return the slices of the fold."""

@@ -133,6 +133,10 @@ class PreparedSeries:
         fit_components(network, self.feed(fold, 0))
         return network
 
+    def trained_network(self, fold: int) -> nn.Module:
+        """Return the heads of the trained fold, with random weights."""
+        return build_network(self.plugin, self.recipe, self._data(fold).widths(self.recipe))
+
     def feed(self, fold: int, workers: int) -> SequenceFeed:
         """Return the series of the fold."""
         data = self._data(fold)

@@ -98,7 +98,7 @@ def run_experiment(
     with (
         attach_loggers(project.workspace, experiment, recipe, callbacks or RunCallbacks()) as attached,
         stop_on_signals(attached.note) as stop,
-        join_group(hardware.device) as group,
+        join_group(hardware.device, attached.note) as group,
         report_lost_processes(group, stop, number),
     ):
         if group.size > 1 and options.save_features:

@@ -125,7 +125,7 @@ def sample_feed(
         cache,
         part.slices,
         replace(recipe, batch=batch),
-        workers=loader_workers(hardware, options.workers),
+        workers=loader_workers(hardware, options.workers, recipe, lambda note: None),
         build_augmentation=plugin.build_augmentation,
         training_rows=rows,
         validation_rows=rows,

@@ -27,11 +27,12 @@ from ichx.evaluation.metric import probabilities
 from ichx.files import atomic_write, check_writable
 from ichx.inference.trained import Trained, find_trained
 from ichx.labels import LABELS
-from ichx.loading.loader import centre_crop
+from ichx.loading.batch_reader import centre_crop
 from ichx.phantom.study import make_study
 from ichx.plugins.licences import licence_notice, weights_licence
 from ichx.recipe import InputRecipe
 from ichx.recipe_text import to_toml
+from ichx.training.mean_network import trained_network
 from ichx.training.weights import load_exactly, save_weights
 from ichx.training.window_step import WindowStep
 
@@ -164,6 +165,7 @@ def describe_export(trained: Trained, fold: int) -> dict[str, Any]:
             "logits": "(N, 6) float32, in the order of `labels`",
             "probabilities": "(N, 6) float32, the logistic function of the logits",
         },
+        "views": list(trained.experiment.views),
         "preprocessing": preprocessing(image),
         "weights_licence": weights_licence(trained.plugin, recipe),
         "notice": licence_notice(trained.plugin, recipe),
@@ -246,7 +248,7 @@ def _export(trained: Trained, fold: int, format: str, path: Path) -> ExportedNet
 
 
 def _network(trained: Trained, weights: Path) -> HuNetwork:
-    network = trained.plugin.build(trained.recipe, False)
+    network = trained_network(trained.recipe, trained.plugin.build)
     load_exactly(network, weights)
     return HuNetwork(trained.recipe.input, network).eval()
 

@@ -135,11 +135,11 @@ def _predict_series_of_files(
         )
     assert trained.recipe.sequence is not None
     kinds, total = trained.recipe.sequence.inputs, len(files.slices)
-    both_views = replace(options, tta="hflip", average="logit")
+    all_views = replace(options, tta="all", average="logit")
     shared = replace(files, members=files.members + len(trained.members))
     paths = [files.folder / f"features-{trained.experiment.number}-{at}.parquet" for at in range(len(trained.members))]
     of_members = [
-        predict_files_by_fold(member, shared, both_views, callbacks, path if "features" in kinds else None)
+        predict_files_by_fold(member, shared, all_views, callbacks, path if "features" in kinds else None)
         for member, path in zip(trained.members, paths, strict=True)
     ]
     undecodable: dict[int, str] = {}
@@ -216,20 +216,17 @@ class _FilePass:
     def _predict(self, feed: SliceFeed, rows: Rows, before: int, total: int) -> Iterator[tuple[int, FloatArray]]:
         """Yield each fold and its probabilities (N, 6) of `rows`; `before` rows of `total` are done."""
         folds = self.networks.trained.weights
-        passes = len(folds) * len(self.views)
         ids = np.empty(len(rows), object)
         for index, fold in enumerate(folds):
             self.networks.load(fold)
-            of_views = []
-            for view_index, view in enumerate(self.views):
-                done_passes = index * len(self.views) + view_index
 
-                def report(done: int, done_passes: int = done_passes) -> None:
-                    done_rows = before + (done_passes * len(rows) + done) // passes
-                    self.callbacks.phase("predicting", done_rows, total)
+            def report(done: int, index: int = index) -> None:
+                self.callbacks.phase("predicting", before + (index * len(rows) + done) // len(folds), total)
 
-                task = PredictionTask(view, features=self.writers.get((fold, view)), report=report)
-                of_views.append(Predictions(ids, self.networks.logits(feed, rows, task)))
+            tasks = [
+                PredictionTask(view, features=self.writers.get((fold, view)), report=report) for view in self.views
+            ]
+            of_views = [Predictions(ids, logits) for logits in self.networks.logits_of_views(feed, rows, tasks)]
             yield fold, mean_over_views(of_views, self.average)
 
 
@@ -307,13 +304,14 @@ def _predict_missing(
                 continue
             network.load(fold)
             drafts = []
-            for view in missing:
-                phase = f"fold {fold} predicts {version.dataset}, {view}"
+            phase = f"fold {fold} predicts {version.dataset}"
 
-                def report(done: int, phase: str = phase) -> None:
-                    callbacks.phase(phase, done, len(rows))
+            def report(done: int, phase: str = phase) -> None:
+                callbacks.phase(phase, done, len(rows))
 
-                logits = network.logits(feed, rows, PredictionTask(view, report=report))
+            tasks = [PredictionTask(view, report=report) for view in missing]
+            of_views = network.logits_of_views(feed, rows, tasks)
+            for view, logits in zip(missing, of_views, strict=True):
                 path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
                 drafts.append(
                     PredictionDraft(
@@ -347,7 +345,7 @@ def _predict_missing_series(
     prepared = prepare_series(project, trained.experiment, callbacks, TableOptions(options.device, options.workers))
     prepared.check(todo, version.id)
     for member in trained.members:
-        predict_dataset_by_fold(project, member, data, replace(options, tta="hflip"), callbacks)
+        predict_dataset_by_fold(project, member, data, replace(options, tta="all"), callbacks)
     ids = data.slices["slice_id"].to_numpy(object)
     labels = data.slices[list(LABELS)].to_numpy(np.float64)
     with open_heads(trained, options, callbacks.note) as heads:

@@ -22,6 +22,7 @@ from ichx.training.callbacks import Callbacks
 from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
 from ichx.training.feed import InferenceFeed, Rows
+from ichx.training.mean_network import trained_network
 from ichx.training.prediction import Logits, PredictionTask, Predictor
 from ichx.training.runtime import Runtime
 from ichx.training.weights import load_exactly
@@ -37,7 +38,7 @@ class InferenceOptions:
     """How finished folds predict."""
 
     tta: Tta = "none"
-    """Test-time augmentation: `none` or `hflip`."""
+    """Test-time augmentation: one of `ichx.evaluation.choices.TTAS`."""
     folds: Sequence[int] | None = None
     """The folds that predict; None for all finished ones."""
     device: str = "auto"
@@ -131,17 +132,17 @@ class FoldNetworks:
     def __init__(self, trained: Trained, hardware: Hardware, workers: int, note: Callable[[str], None]) -> None:
         self.trained, self.hardware, self.workers = trained, hardware, workers
         runtime = Runtime(hardware)
-        self._model = runtime.prepare(trained.plugin.build(trained.recipe, False))
+        self._model = runtime.prepare(trained_network(trained.recipe, trained.plugin.build))
         self._predictor = Predictor(runtime, Control(callbacks=_Notes(note)))
 
     def load(self, fold: int) -> None:
         """Load the weights of `fold`. Raises `CorruptFileError` if they do not fit the network."""
         load_exactly(self._model, self.trained.weights[fold])
 
-    def logits(self, feed: InferenceFeed, rows: Rows, task: PredictionTask) -> Logits:
-        """Return the logits `(N, 6)` of `rows`. Raises `DivergedError` if some are not finite."""
-        found = self._predictor.logits(self._model, feed, rows, task)
-        bad = int((~np.isfinite(found)).any(axis=1).sum())
+    def logits_of_views(self, feed: InferenceFeed, rows: Rows, tasks: Sequence[PredictionTask]) -> list[Logits]:
+        """Return the logits `(N, 6)` of `rows` for each task. Raises `DivergedError` if some are not finite."""
+        found = self._predictor.logits_of_views(self._model, feed, rows, tasks)
+        bad = sum(int((~np.isfinite(logits)).any(axis=1).sum()) for logits in found)
         if bad:
             raise DivergedError(
                 f"Experiment {self.trained.experiment.number} predicts logits that are not finite for {bad:,} slices.",
@@ -177,4 +178,4 @@ def open_networks(trained: Trained, options: InferenceOptions, note: Callable[[s
     hardware = choose_inference_hardware(options.device, options.precision, recipe.precision, recipe.input.pixels)
     note(f"device: {hardware}")
     with isolated_torch_settings(hardware):
-        yield FoldNetworks(trained, hardware, loader_workers(hardware, options.workers), note)
+        yield FoldNetworks(trained, hardware, loader_workers(hardware, options.workers, trained.recipe, note), note)

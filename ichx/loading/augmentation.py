@@ -1,5 +1,7 @@
 """Training augmentation of a recipe: with a probability, exactly one of its transforms, alike for slices and masks.
 
+This is the policy `one`; the policy `each` is in `ichx.loading.policy`.
+
 Pixels from outside the image are air (-1024 HU), or background in a mask. Windows are applied on the device; only the
 draws of their jitter are here. Augmentations that plugins bring are in `ichx.loading.plugin_augmentation`.
 """
@@ -59,6 +61,8 @@ class Augmenter:
 
     def __init__(self, recipe: AugmentationRecipe, size: int) -> None:
         self.recipe = recipe
+        self.reversed = False
+        """Whether the last draw reverses the order of a sample's slices: never."""
         self._samplers = _samplers(recipe, size)
         # Buffers are reused, because allocating one takes a third of the time of a warp.
         self._buffers = {
@@ -84,13 +88,25 @@ class Augmenter:
 
 def jitters_windows(recipe: AugmentationRecipe) -> bool:
     """Return whether `recipe` changes windows."""
-    return recipe.window_shift > 0 or recipe.window_scale > 0
+    return recipe.window_shift > 0 or recipe.window_scale > 0 or recipe.gamma > 0
 
 
 def window_jitter(recipe: AugmentationRecipe, windows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return (windows, 2) float32: HU to add to the centre and factor of the width of each window, uniform draws."""
+    """Return (windows, 2) float32: HU to add to the centre and factor of the width of each window, uniform draws.
+
+    With `gamma` there is a third column: the exponent of windowed values, 2^u with a uniform u.
+    """
     limits = np.array([recipe.window_shift, recipe.window_scale], np.float32)
-    return rng.uniform(-1, 1, (windows, 2)).astype(np.float32) * limits + np.array([0, 1], np.float32)
+    neutral = np.array([0, 1], np.float32)
+    jitter = rng.uniform(-1, 1, (windows, 2)).astype(np.float32) * limits + neutral
+    if recipe.window_probability < 1 and rng.random() >= recipe.window_probability:
+        jitter[:] = neutral
+    if not recipe.gamma:
+        return jitter
+    exponents = np.ones(windows, np.float32)
+    if rng.random() < recipe.gamma_probability:
+        exponents[:] = np.exp2(rng.uniform(-recipe.gamma, recipe.gamma, windows))
+    return np.column_stack([jitter, exponents])
 
 
 def identity(image: Image, kind: ImageKind = HU, /) -> Image:
@@ -126,7 +142,7 @@ def _samplers(recipe: AugmentationRecipe, size: int) -> list[WarpSampler | None]
     if recipe.grid_limit:
         samplers.append(_grid(size, recipe.grid_steps, recipe.grid_limit))
     if recipe.anchors:
-        samplers.append(_anchors(size, recipe.anchors))
+        samplers.append(lambda rng: _warp_affine(anchor_matrix(size, recipe.anchors, rng), size))
     if recipe.elastic_alpha:
         samplers.append(_elastic(size, recipe.elastic_alpha, recipe.elastic_sigma))
     return samplers
@@ -151,47 +167,73 @@ def _grid(size: int, steps: int, limit: float) -> WarpSampler:
     The border is reflected. As in the reference solution the stretches accumulate, so that towards the far edge they
     may leave the image.
     """
-    cell = max(1, size // steps)
-    knots = np.arange(0, size + cell, cell, dtype=np.float64)
-    pixels = np.arange(size, dtype=np.float64)
+    axes = grid_axes(size, steps, limit)
     map_x, map_y = np.empty((2, size, size), np.float32)
-
-    def axis(rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        stretched = np.concatenate([[0.0], np.cumsum(cell * rng.uniform(1 - limit, 1 + limit, len(knots) - 1))])
-        return np.asarray(np.interp(pixels, knots, stretched), np.float32)
 
     def warp(image: Image, out: Image, kind: ImageKind) -> Image:
         options: Any = {"dst": out, "borderMode": cv2.BORDER_REFLECT_101}
         return np.asarray(cv2.remap(image, map_x, map_y, kind.interpolation, **options))
 
     def draw(rng: np.random.Generator) -> Warp:
-        map_x[:], map_y[:] = axis(rng), axis(rng)[:, None]
+        across, down = axes(rng)
+        map_x[:], map_y[:] = across, down[:, None]
         return warp
 
     return draw
 
 
-def _anchors(size: int, limit: float) -> WarpSampler:
-    """Return the sampler of affines that move three anchors by up to `limit` pixels per axis.
+def grid_axes(
+    size: int, steps: int, limit: float
+) -> Callable[[np.random.Generator], tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    """Return the sampler of the columns and the rows `(size,)` that a grid distortion reads, see `_grid`."""
+    cell = max(1, size // steps)
+    knots = np.arange(0, size + cell, cell, dtype=np.float64)
+    pixels = np.arange(size, dtype=np.float64)
+
+    def axis(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        stretched = np.concatenate([[0.0], np.cumsum(cell * rng.uniform(1 - limit, 1 + limit, len(knots) - 1))])
+        return np.asarray(np.interp(pixels, knots, stretched), np.float32)
+
+    return lambda rng: (axis(rng), axis(rng))
+
+
+def anchor_matrix(size: int, limit: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return the (2, 3) matrix of an affine that moves three anchors by up to `limit` pixels per axis.
 
     The anchors are a third of the size from the centre.
     """
     middle, third = size // 2, size // 3
     low, high = middle - third, middle + third
     anchors = np.array([[high, high], [high, low], [low, low]], np.float32)
+    moved_anchors = anchors + rng.uniform(-limit, limit, anchors.shape).astype(np.float32)
+    return np.asarray(cv2.getAffineTransform(anchors, moved_anchors))
+
+
+def _elastic(size: int, alpha: float, sigma: float) -> WarpSampler:
+    """Return the sampler of elastic displacements, see `elastic_field`."""
+    sample = elastic_field(size, alpha, sigma)
+    none: Any = None
 
     def draw(rng: np.random.Generator) -> Warp:
-        moved_anchors = anchors + rng.uniform(-limit, limit, anchors.shape).astype(np.float32)
-        return _warp_affine(cv2.getAffineTransform(anchors, moved_anchors), size)
+        field = sample(rng)
+
+        def warp(image: Image, out: Image, kind: ImageKind) -> Image:
+            warped: Image = cv2.remap(
+                image, field, none, kind.interpolation, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=kind.fill
+            )
+            return warped
+
+        return warp
 
     return draw
 
 
-def _elastic(size: int, alpha: float, sigma: float) -> WarpSampler:
-    """Return the sampler of elastic fields: uniform noise in [-1, 1], smoothed by a Gaussian, times `alpha` pixels.
+def elastic_field(size: int, alpha: float, sigma: float) -> Callable[[np.random.Generator], npt.NDArray[np.float32]]:
+    """Return the sampler of the places (size, size, 2), x and y, that an elastic displacement reads.
 
-    As in Simard et al. 2003 (doi 10.1109/ICDAR.2003.1227801) with a Gaussian of `sigma` pixels. The standard deviation
-    of the displacement is about 0.16 `alpha` / `sigma` pixels per axis. The smooth field is computed on a coarse grid.
+    They are displaced by uniform noise in [-1, 1], smoothed by a Gaussian of `sigma` pixels, times `alpha` pixels, as
+    in Simard et al. 2003 (doi 10.1109/ICDAR.2003.1227801). The standard deviation of the displacement is about
+    0.16 `alpha` / `sigma` pixels per axis. The smooth field is computed on a coarse grid. A draw replaces the last one.
     """
     cells = math.ceil(size / max(1.0, sigma / COARSE))
     step = size / cells
@@ -199,15 +241,8 @@ def _elastic(size: int, alpha: float, sigma: float) -> WarpSampler:
     edge = math.ceil(3 * blur)  # margin, without which the spread would be larger at the border
     grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).astype(np.float32)  # (row, column, (x, y))
     field = np.empty_like(grid)
-    none: Any = None
 
-    def warp(image: Image, out: Image, kind: ImageKind) -> Image:
-        warped: Image = cv2.remap(
-            image, field, none, kind.interpolation, dst=out, borderMode=cv2.BORDER_CONSTANT, borderValue=kind.fill
-        )
-        return warped
-
-    def draw(rng: np.random.Generator) -> Warp:
+    def draw(rng: np.random.Generator) -> npt.NDArray[np.float32]:
         noise = rng.random((cells + 2 * edge, cells + 2 * edge, 2), np.float32)
         noise -= 0.5
         # White noise with one value per `step` pixels contributes `step` times as much to the smoothed field, per axis.
@@ -215,6 +250,6 @@ def _elastic(size: int, alpha: float, sigma: float) -> WarpSampler:
         smooth = cv2.GaussianBlur(noise, (2 * edge + 1, 2 * edge + 1), blur)[edge:-edge, edge:-edge]
         cv2.resize(smooth, (size, size), dst=field, interpolation=cv2.INTER_LINEAR)
         np.add(field, grid, out=field)
-        return warp
+        return field
 
     return draw

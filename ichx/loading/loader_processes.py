@@ -1,38 +1,134 @@
-"""Loader processes: how they start, how they send batches to their parent, and what happens when one of them dies.
+"""The loader processes of a run, from the side of their parent: how they start, and what happens when one of them dies.
 
-Batches are sent in anonymous memory, so that the size of /dev/shm (64 MB in a Docker container) does not limit them.
+They live until their loader does: a pass over the data (an epoch, a validation) finds those of the pass before.
 """
 
-import mmap
 import multiprocessing
-import os
+import pickle
 import signal
-import warnings
-from collections.abc import Iterator
-from multiprocessing import connection, forkserver, reduction
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import connection, forkserver
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
-import cv2
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from ichx.errors import IchxError, ProcessError, ResourceError
+from ichx.loading.batch_reader import Arrays, BatchReader, Item
+from ichx.loading.worker_process import ANONYMOUS_MEMORY, REMEDY, Failure, WorkerTracebackError, receive, serve
+from ichx.signals import block_stop_signals
+from ichx.worker_pool import without_script
 
-from ichx.errors import ProcessError, ResourceError
-from ichx.signals import block_stop_signals, ignore_stop_signals
-from ichx.text import format_bytes
-
-REMEDY: Final = "Use fewer loader processes (`--workers 0` uses none), or give the container more memory ({option})."
+AHEAD: Final = 2 if ANONYMOUS_MEMORY else 1
+"""Batches that a process has been asked for at once. Through a connection one: both sides could wait for each other."""
 
 
-# More processes than cores are what the user asked for.
-warnings.filterwarnings("ignore", message="This DataLoader will create")
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: "connection.Connection[Any, Any]"
+    requested: deque[int] = field(default_factory=deque)
+    """Numbers of the requests without a reply."""
+
+
+class LoaderProcesses:
+    """Processes that read batches for one pass after another. They start with the first one."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._idle = list[list[_Worker]]()
+        self._started = list[_Worker]()
+        weakref.finalize(self, _kill, self._started)
+
+    def read(self, reader: BatchReader, items: Iterable[Item]) -> Iterator[Arrays]:
+        """Yield what `reader` reads for `items`, in their order; which process reads an item changes nothing.
+
+        Raises:
+            ResourceError: The processes cannot start.
+            ProcessError: A process has died, or a batch cannot be received. Exceptions of the code that runs in the
+                processes are raised unchanged.
+        """
+        workers = self._take(reader)
+        content = pickle.dumps(reader)
+        replies: dict[int, Arrays | Failure] = {}
+        waiting, requested, number = enumerate(items), 0, 0
+        complete = False
+        try:
+            for worker in workers:
+                worker.connection.send_bytes(content)
+            while True:
+                while requested - number < AHEAD * len(workers):
+                    worker = min(workers, key=lambda worker: len(worker.requested))
+                    if (following := next(waiting, None)) is None:
+                        break
+                    worker.connection.send_bytes(pickle.dumps(following[1]))
+                    worker.requested.append(following[0])
+                    requested += 1
+                if number == requested:
+                    complete = True
+                    return
+                while number not in replies:
+                    _receive_some(workers, replies)
+                reply = replies.pop(number)
+                if isinstance(reply, Failure):
+                    raise _raised(reply)
+                number += 1
+                yield reply
+                del reply  # so that the consumer can release it
+        except (OSError, EOFError, RuntimeError) as error:
+            if isinstance(error.__cause__, WorkerTracebackError):
+                raise  # of the code that reads a batch
+            raise _death(workers, error) from error
+        finally:
+            if complete:
+                self._idle.append(workers)
+            else:
+                self._forget(workers)
+
+    def _take(self, reader: BatchReader) -> list[_Worker]:
+        """Return processes that no other pass uses: those of an earlier pass, or new ones."""
+        while self._idle:
+            workers = self._idle.pop()
+            if all(worker.process.is_alive() for worker in workers):
+                return workers
+            self._forget(workers)
+        return self._start(reader)
+
+    def _start(self, reader: BatchReader) -> list[_Worker]:
+        context, workers = worker_context(), list[_Worker]()
+        try:
+            with block_stop_signals(), without_script(reader.build):
+                for _ in range(self.count):
+                    own, other = context.Pipe()
+                    process = context.Process(
+                        target=serve, args=(other, ANONYMOUS_MEMORY), name="ichx-loader", daemon=True
+                    )
+                    workers.append(_Worker(process, own))
+                    process.start()
+                    self._started.append(workers[-1])
+                    other.close()  # so that the end of the process closes the connection
+        except (OSError, EOFError) as error:
+            self._forget(workers)
+            raise ResourceError(
+                f"Cannot start {self.count} loader processes: {error}.",
+                REMEDY.format(option="Docker: `--memory`, `--pids-limit`"),
+            ) from error
+        return workers
+
+    def _forget(self, workers: list[_Worker]) -> None:
+        """End `workers`."""
+        started = [worker for worker in workers if worker in self._started]
+        _kill(started)
+        self._started[:] = [worker for worker in self._started if worker not in started]
+        for worker in workers:
+            worker.connection.close()
 
 
 def start_worker_server() -> None:
-    """Start the process that forks loader processes; it imports torch while the caller prepares a network.
+    """Start the process that forks loader processes; it imports their code while the caller prepares a network.
 
-    Otherwise the first batch waits for that import. Nothing happens if it runs already.
+    Nothing happens if it runs already.
     """
     if worker_context().get_start_method() == "forkserver":
         with block_stop_signals():  # a terminal and some schedulers send them to all processes of a command
@@ -40,125 +136,55 @@ def start_worker_server() -> None:
 
 
 def worker_context() -> Any:
-    """Return how workers start: forked from a clean server process that has imported the loader once.
+    """Return how workers start: forked from a clean server process that has imported their code once.
 
-    A fork of this process would copy the locks of torch's and CUDA's threads. A spawn would import torch per worker.
+    A fork of this process would copy the locks of torch's and CUDA's threads.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ichx.loading.loader"])
+    context.set_forkserver_preload(["ichx.loading.worker_process"])
     return context
 
 
-def prepare_worker(worker: int) -> None:
-    """Leave stop signals to the parent, and use one thread per worker."""
-    ignore_stop_signals()
-    cv2.setNumThreads(1)
-
-
-def read_batches(loader: "DataLoader[Any]") -> Iterator[Any]:
-    """Yield the batches of a `loader` that has processes.
+def _receive_some(workers: list[_Worker], replies: dict[int, Arrays | Failure]) -> None:
+    """Wait until some process replies, and add what has arrived to `replies`.
 
     Raises:
-        ResourceError: The processes cannot start.
-        ProcessError: A process has died, or a batch cannot be received. Exceptions of the code that runs in the
-            processes are raised unchanged.
+        OSError, EOFError: A process has died.
     """
-    try:
-        with block_stop_signals():
-            # The locks of the queues: torch prints a traceback of its own if it cannot create them.
-            locks = [worker_context().Lock() for _ in range(3 * loader.num_workers + 8)]
-            del locks
-            batches = iter(loader)
-    except (OSError, EOFError) as error:
-        raise ResourceError(
-            f"Cannot start {loader.num_workers} loader processes: {error}.",
-            REMEDY.format(option="Docker: `--shm-size=1g`, `--pids-limit`"),
-        ) from error
-    while True:
-        read = []
-        try:
-            read.append(next(batches))
-        except StopIteration:
-            return
-        except (RuntimeError, OSError, EOFError, IndexError) as error:  # the last: a file that was not sent completely
-            if str(error).startswith("Caught ") and "in pin memory thread" not in str(error):
-                raise  # by the code that reads a batch, with the traceback of its process
-            raise _death(batches, error) from error
-        yield read.pop()  # without a reference, so that the consumer can release it
+    by_connection = {worker.connection: worker for worker in workers}
+    sentinels = [worker.process.sentinel for worker in workers]
+    ready = connection.wait([*by_connection, *sentinels])
+    arrived = [by_connection[each] for each in ready if each in by_connection]
+    if not arrived:
+        raise EOFError
+    for worker in arrived:
+        reply = receive(worker.connection)
+        replies[worker.requested.popleft()] = reply
 
 
-def _death(batches: Any, error: BaseException) -> ProcessError:
-    """Return the error for a batch that does not arrive, and end all processes: they may wait for one that has died."""
-    workers = getattr(batches, "_workers", ())
-    connection.wait([worker.sentinel for worker in workers], timeout=1.0)  # the exit code follows the death
-    codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
-    for worker in workers:
-        worker.kill()
-    for worker in workers:
-        worker.join(timeout=1.0)
+def _raised(failure: Failure) -> Exception:
+    """Return the exception to raise for `failure`."""
+    if not isinstance(failure.error, IchxError):
+        failure.error.__cause__ = WorkerTracebackError(failure.trace)
+    return failure.error
+
+
+def _death(workers: list[_Worker], error: BaseException) -> ProcessError:
+    """Return the error for a batch that does not arrive."""
+    # The exit code follows the death.
+    connection.wait([worker.process.sentinel for worker in workers], timeout=1.0)
+    codes = [worker.process.exitcode for worker in workers if worker.process.exitcode is not None]
     ends = [signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in codes]
     if ends:
         problem = f"A loader process died ({', '.join(dict.fromkeys(ends))}). Memory may have run out."
-    else:  # e.g. CUDA fails in the thread that pins batches
+    else:
         problem = f"Cannot receive a batch from the loader processes: {str(error).strip() or type(error).__name__}."
-    return ProcessError(
-        problem,
-        REMEDY.format(option="Docker: `--memory`, `--shm-size`") + " Rerun the command to resume.",
-    )
+    return ProcessError(problem, REMEDY.format(option="Docker: `--memory`") + " Rerun the command to resume.")
 
 
-def out_of_memory(error: MemoryError) -> ResourceError:
-    """Return the user's error for a batch that does not fit into memory."""
-    return ResourceError(
-        f"Not enough memory to read a batch: {str(error) or 'out of memory'}.",
-        REMEDY.format(option="Docker: `--memory`"),
-    )
-
-
-def share(tensor: Tensor) -> Any:
-    """Return a contiguous CPU `tensor` as an object that arrives in the parent as a tensor.
-
-    The memory is allocated here: an error while torch allocates it in its thread would be printed, and the parent
-    would wait for the batch forever.
-
-    Raises:
-        ResourceError: There is not enough memory.
-    """
-    try:
-        if hasattr(os, "memfd_create"):
-            return _AnonymousTensor(tensor)
-        return tensor.share_memory_()  # type: ignore[no-untyped-call]
-    except (OSError, RuntimeError) as error:
-        raise ResourceError(
-            f"No shared memory for a batch of {format_bytes(tensor.nbytes)}: {error}.",
-            REMEDY.format(option="Docker: `--shm-size=1g`"),
-        ) from error
-
-
-class _AnonymousTensor:
-    """A tensor in a memory file without a name; pickled, it becomes a tensor of the receiving process."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        values = tensor.numpy()
-        self._description = values.nbytes, values.dtype.str, values.shape
-        file = os.memfd_create("ichx-batch")
-        try:
-            content = values.reshape(-1).view(np.uint8).data
-            while content:
-                content = content[os.write(file, content) :]
-            self._file = reduction.DupFd(file)
-        finally:
-            os.close(file)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _open, (self._file, *self._description)
-
-
-def _open(sent: Any, length: int, dtype: str, shape: tuple[int, ...]) -> Tensor:
-    """Return the tensor of a memory file that another process has sent."""
-    file = sent.detach()
-    try:
-        content = mmap.mmap(file, length) if length else bytearray()
-    finally:
-        os.close(file)
-    return torch.from_numpy(np.frombuffer(content, dtype).reshape(shape))
+def _kill(workers: list[_Worker]) -> None:
+    """End `workers` at once: they hold nothing that is not elsewhere."""
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join(timeout=1.0)

@@ -2,14 +2,23 @@
 
 import hashlib
 import struct
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ichx.labels import ANY, LABELS
+from ichx.recipe import StageRecipe
+from ichx.recipe_rules import PRIOR_SAMPLINGS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 Int64Array = npt.NDArray[np.int64]
 
-NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS = range(8)
+NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN = range(10)
 """Purpose of a draw: the first number of its address, so that no two purposes share an address."""
 
 
@@ -39,6 +48,86 @@ def generator(*address: int) -> np.random.Generator:
 def id_number(slice_id: str) -> int:
     """Return the number of a slice in an address, 0 to 2^64 - 1."""
     return int.from_bytes(hashlib.blake2b(slice_id.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Population:
+    """What samplings need to know of the rows of a dataset."""
+
+    labels: npt.NDArray[np.float64]
+    """`(n, 6)`, NaN where unknown."""
+    studies: npt.NDArray[np.int64] | None = None
+    """Code of the study of each row, `(n,)`; only for the sampling `studies`."""
+
+    @classmethod
+    def of(cls, slices: "pd.DataFrame", stages: Sequence[StageRecipe]) -> "Population":
+        """Return what `stages` need to know of `slices`, rows of a dataset."""
+        by_study = any(stage.sampling == "studies" for stage in stages)
+        studies = slices["study"].factorize()[0].astype(np.int64) if by_study else None
+        return cls(slices[list(LABELS)].to_numpy(np.float64), studies)
+
+    @property
+    def any_positive(self) -> npt.NDArray[np.bool_]:
+        """Whether each row has a hemorrhage, `(n,)`."""
+        positive: npt.NDArray[np.bool_] = self.labels[:, LABELS.index(ANY)] > 0.5
+        return positive
+
+
+def sampled_rows(population: Population, rows: Int64Array, stage: StageRecipe, address: EpochAddress) -> Int64Array:
+    """Return the rows (M,) of an epoch of `stage`, shuffled. The result depends only on the arguments.
+
+    Args:
+        population: Labels and studies of the dataset.
+        rows: Candidates, in any order.
+        stage: `sampling` `studies` draws `per_study` candidates of each study, or all that it has. `labels` draws as
+            many rows as `redrawn`: half of them negative for `any`, a tenth positive for each subtype, with replacement
+            if a subtype has fewer. Subtypes without a candidate leave their share to the others. For all other
+            samplings see `epoch_rows`.
+        address: The epoch.
+    """
+    candidates = np.sort(np.asarray(rows, np.int64))
+    if stage.sampling == "studies":
+        chosen = _of_each_study(population, candidates, stage.per_study, generator(STUDIES, *address))
+    elif stage.sampling == "labels":
+        chosen = _of_each_label(population, candidates, address)
+    else:
+        return epoch_rows(population.any_positive, rows, stage.sampling, address)
+    return generator(ORDER, *address).permutation(chosen)
+
+
+def negative_share(any_positive: npt.NDArray[np.bool_], rows: Int64Array, sampling: str) -> float:
+    """Return the share of the rows negative for `any` that an epoch of `fixed` or `redrawn` has; 1 for the others."""
+    positives = int(any_positive[rows].sum())
+    negatives = len(rows) - positives
+    return min(positives, negatives) / negatives if sampling in PRIOR_SAMPLINGS and positives and negatives else 1.0
+
+
+def _of_each_study(population: Population, candidates: Int64Array, count: int, rng: np.random.Generator) -> Int64Array:
+    """Return up to `count` of the candidates of each study."""
+    if population.studies is None:
+        raise ValueError("the sampling studies needs the study of each row")
+    studies = population.studies[candidates]
+    # In random order within each study: the first `count` of each are a draw without replacement.
+    order = np.lexsort((rng.random(len(candidates)), studies))
+    starts = np.flatnonzero(np.r_[True, np.diff(studies[order]) != 0])
+    places = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    return np.sort(candidates[order[places < count]])
+
+
+def _of_each_label(population: Population, candidates: Int64Array, address: EpochAddress) -> Int64Array:
+    """Return as many negatives as positives, these evenly from the subtypes, with replacement."""
+    positive = population.any_positive[candidates]
+    negatives = candidates[~positive]
+    count = min(int(positive.sum()), len(negatives))
+    drawn = [generator(NEGATIVES, *address).choice(negatives, count, replace=False)]
+    subtypes = [k for k, label in enumerate(LABELS) if label != ANY]
+    groups = [candidates[population.labels[candidates, k] > 0.5] for k in subtypes]
+    groups = [group for group in groups if len(group)] or [candidates[positive]]
+    rng = generator(SUBTYPES_DRAWN, *address)
+    for number, group in enumerate(groups):
+        share = count // len(groups) + (number < count % len(groups))
+        drawn.append(rng.choice(group, share, replace=share > len(group)))
+    return np.sort(np.concatenate(drawn))
 
 
 def epoch_rows(

@@ -31,6 +31,7 @@ from ichx.report.tuning_section import study_figures
 from ichx.store import marks
 from ichx.text import format_count
 from ichx.tuning.describe import format_good, format_range, format_searched
+from ichx.views import with_views
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -113,6 +114,7 @@ def render(data: ReportData) -> str:
         data=data,
         experiment=data.experiment,
         ensemble=data.ensemble,
+        with_views=with_views(data.experiment.views) if data.experiment else "",
         results=results,
         scores=results.bootstrap.scores if results else None,
         gallery=gallery,

@@ -38,7 +38,7 @@ class FoldScore:
     score: float
     """Weighted log loss."""
     score_tta: float | None
-    """The same with hflip; None for an ensemble."""
+    """The same of the mean over all views; None for an ensemble."""
     losses: tuple[float, ...]
     """Log loss of each label."""
 
@@ -54,7 +54,7 @@ class OofResults:
     spread: float | None
     """Standard deviation of the score over folds; None for a single fold."""
     score_tta: float | None
-    """Score with hflip; None for an ensemble."""
+    """Score of the mean over all views; None for an ensemble."""
     spread_tta: float | None
     prevalence_score: float
     """Score of predicting the prevalences of the same slices."""
@@ -131,9 +131,9 @@ def collect_experiment(
     tuning = read_tuning(project, experiment)
     results, gallery = None, None
     if project.store.predictions(number, role="oof"):
-        identity, hflip = (read_oof(project, experiment, tta) for tta in ("none", "hflip"))
+        identity, mean = read_oof(project, experiment, "none"), read_oof(project, experiment, "all")
         report_progress(1, STEPS)
-        results = oof_results(identity, hflip)
+        results = oof_results(identity, mean)
         report_progress(2, STEPS)
         # A fold may finish while its experiment is read: the marks describe the folds that are in the scores.
         experiment = replace(experiment, folds_done=len(results.folds))
@@ -203,14 +203,14 @@ def collect_ensemble(
     )
 
 
-def oof_results(oof: OofTable, hflip: OofTable | None = None) -> OofResults:
-    """Return the results of the predictions in `oof`; `hflip` has the same slices averaged with their flipped view."""
-    hflip_scores = hflip.fold_scores if hflip else {}
+def oof_results(oof: OofTable, mean: OofTable | None = None) -> OofResults:
+    """Return the results of the predictions in `oof`; `mean` has the same slices averaged over all views."""
+    mean_scores = mean.fold_scores if mean else {}
     folds = []
     for fold, score in oof.fold_scores.items():
         rows = oof.folds == fold
         losses = tuple(map(float, label_losses(oof.labels[rows], oof.probabilities[rows])))
-        folds.append(FoldScore(str(fold), int(rows.sum()), score, hflip_scores.get(fold), losses))
+        folds.append(FoldScore(str(fold), int(rows.sum()), score, mean_scores.get(fold), losses))
     columns = {name: (oof.labels[:, k], oof.probabilities[:, k]) for k, name in enumerate(LABELS)}
     slices, studies = both_scores(oof.labels, oof.probabilities, oof.patients, oof.studies, "max")
     pooled = pool_studies(oof.labels, oof.probabilities, oof.studies, "max")
@@ -218,8 +218,8 @@ def oof_results(oof: OofTable, hflip: OofTable | None = None) -> OofResults:
         bootstrap=slices,
         studies=studies,
         spread=oof.spread,
-        score_tta=hflip.score if hflip else None,
-        spread_tta=hflip.spread if hflip else None,
+        score_tta=mean.score if mean else None,
+        spread_tta=mean.spread if mean else None,
         prevalence_score=constant_score(oof.labels, oof.labels),
         undecodable=oof.left_out,
         folds=tuple(folds),

@@ -21,6 +21,7 @@ from ichx.experiments.prepare import learns_masks
 from ichx.recipe import EXTERNAL_PLUGIN, Recipe
 from ichx.recipe_text import from_toml
 from ichx.report.heatmap import grad_cam, last_spatial_layer, mask_maps
+from ichx.training.mean_network import parts_of, trained_network
 from ichx.training.slice_feed import SliceFeed
 from ichx.training.weights import load_exactly
 
@@ -78,8 +79,9 @@ def slice_heat(
         raise NotReadyError(
             f"Fold {fold} of experiment {number} has no weights.", "Restore them, or choose another experiment."
         )
-    model = plugin.build(recipe, False)
-    load_exactly(model, weights)
+    trained = trained_network(recipe, plugin.build)
+    load_exactly(trained, weights)
+    model = parts_of(trained)[-1]
     torch.set_num_threads(max(1, min(4, torch.get_num_threads())))
     with tempfile.TemporaryDirectory() as scratch:
         cache, slices = _study_cache(project, recipe, given, Path(scratch))

@@ -25,9 +25,11 @@ from ichx.ct.windows import windows_numpy
 from ichx.datasets.series import series_codes
 from ichx.errors import IchxError
 from ichx.experiment_files import ExperimentFiles
-from ichx.loading.loader import WINDOW_COLUMNS, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import WINDOW_COLUMNS
 from ichx.recipe import EXTERNAL_PLUGIN, Recipe
 from ichx.report.heatmap import SpatialLayer, grad_cam, last_spatial_layer, mask_maps
+from ichx.training.mean_network import parts_of, trained_network
 from ichx.training.slice_feed import SliceFeed
 from ichx.training.weights import load_exactly
 
@@ -133,11 +135,12 @@ def heat_maps(
     layer: SpatialLayer | None = None
     edge: int | None = None
     feed = SliceFeed(pixels.cache, pixels.slices, recipe)
-    model = networks.plugin.build(recipe, False)
+    trained = trained_network(recipe, networks.plugin.build)
+    model = parts_of(trained)[-1]
     for fold in np.unique(folds).tolist():
         indices = cards[(folds == fold) & pixels.cache.valid[pixels.rows[cards]]]
         try:
-            load_exactly(model, networks.files.fold(fold).weights)
+            load_exactly(trained, networks.files.fold(fold).weights)
             if not networks.masks:
                 layer = layer or last_spatial_layer(model, recipe.input.pixels, recipe.input.channels)
         except IchxError as error:

@@ -14,6 +14,7 @@ from ichx.store.run_snapshots import (
     EpochRecord,
     Run,
 )
+from ichx.views import IDENTITY, views_in
 
 Kind = Literal["experiment", "trial"]
 
@@ -136,6 +137,8 @@ class TuningInfo:
     """Share of each stage's epochs; 1 for a promoted experiment."""
     score: float | None = None
     """Score of the trial that a promoted experiment was chosen by."""
+    objective: str = "score"
+    """Name of the score that the study optimizes: `score` in studies of older versions, else `calibrated_score`."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,15 @@ class Experiment(ExperimentSummary):
         parts = (str(self.number), created, self.recipe_digest, self.label_digest, self.fold_digest)
         return hashlib.sha256("/".join(parts).encode()).hexdigest()[:32]
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that its folds predict, of its recipe.
+
+        A sequence experiment has one: its inputs are the means over the views of its members. Predictions of other
+        tools have one, too.
+        """
+        return (IDENTITY,) if self.members or self.external else views_in(self.recipe)
+
     def check_folds(self, folds: Iterable[int]) -> None:
         """Raise `NotFoundError` for a fold that the experiment does not have."""
         for fold in folds:
@@ -286,7 +298,7 @@ class PredictionDraft:
     role: str
     """`oof`, `test` or `evaluation`."""
     view: str
-    """`identity` or `hflip`."""
+    """A name of `ichx.views`, e.g. `identity` or `hflip`."""
     path: str
     slices: int
     digest: str
@@ -322,7 +334,7 @@ class FeatureTableDraft:
     fold: int
     version_id: int
     view: str
-    """`identity` or `hflip`."""
+    """A name of `ichx.views`, e.g. `identity` or `hflip`."""
     path: str
     slices: int
     width: int
@@ -442,6 +454,8 @@ class PooledScore:
     score_high: float | None
     spread: float | None
     score_tta: float | None
+    """Score of the mean over `views`."""
+    views: tuple[str, ...]
     marks: tuple[str, ...]
 
 
@@ -456,5 +470,6 @@ def pooled_score(experiment: Experiment) -> PooledScore:
         score_high=experiment.score_high,
         spread=experiment.spread,
         score_tta=experiment.score_tta,
+        views=experiment.views,
         marks=marks(experiment),
     )

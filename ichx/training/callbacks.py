@@ -14,7 +14,8 @@ class EpochResult:
     epoch: int
     """From 1, within the stage."""
     values: Mapping[str, float]
-    """`loss`, `score`, `score_LABEL`, `lr`, `seconds`, `images`, `images_per_second`, `memory_gb`, `dice*`."""
+    """`loss`, `score`, `score_LABEL`, `lr`, `seconds`, `images`, `images_per_second`, `memory_gb`, `dice*`, and for
+    tuning `calibrated_score`."""
 
 
 class Callbacks:

@@ -3,16 +3,18 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ichx.errors import InvalidInputError, UnsupportedError
+from ichx.loading.loader_memory import available_memory, fitting_workers
+from ichx.recipe import Recipe
 from ichx.training.distributed import local_size
 from ichx.training.memory import is_out_of_memory, memory_error
-from ichx.training.run_options import MAX_WORKERS
+from ichx.training.run_options import INFERENCE_BATCH, MAX_WORKERS
 
 SMALL_PIXELS = 64
 
@@ -131,10 +133,23 @@ def isolated_torch_settings(hardware: Hardware) -> Iterator[None]:
                 torch.compiler.reset()  # compiled code holds the networks of this run
 
 
-def loader_workers(hardware: Hardware, workers: int | None) -> int:
-    """Return the number of loader processes: `workers`, or as many as keep the device busy."""
+def loader_workers(hardware: Hardware, workers: int | None, recipe: Recipe, note: Callable[[str], None]) -> int:
+    """Return the number of loader processes: `workers`, or as many as keep the device busy; no more than memory allows.
+
+    Args:
+        hardware: Where the network computes.
+        workers: The requested number; None for the default of the device.
+        recipe: The recipe of the slices.
+        note: Receives that there is memory for fewer only.
+    """
     default = 0 if hardware.device.type == "cpu" else min((os.cpu_count() or 1) // local_size(), MAX_WORKERS)
-    return default if workers is None else workers
+    wanted = default if workers is None else workers
+    available = available_memory() if wanted else None
+    batch = max(recipe.batch, INFERENCE_BATCH)
+    fitting, problem = fitting_workers(recipe, batch, wanted, available and available // local_size())
+    if problem is not None:
+        note(problem)
+    return fitting
 
 
 def _cpu_flags() -> set[str]:

@@ -16,12 +16,15 @@ import torch.distributed as dist
 from torch import nn
 
 from ichx.errors import IchxError, ProcessError
+from ichx.text import format_bytes
 from ichx.training.stop_request import StopRequest
 
 Result = TypeVar("Result")
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|timed? ?out", re.IGNORECASE)
 """Messages of torch when another process of the group has ended."""
+NCCL_BYTES = 512 << 20
+"""Size of /dev/shm below which NCCL must do without it; a Docker container has 64 MB by default."""
 STEP_TIMEOUT = timedelta(minutes=30)
 PATIENCE = timedelta(days=7)
 """How long processes wait for the first one, which may build a cache; a dead one is noticed at once."""
@@ -69,6 +72,12 @@ class Group:
         self.broadcast(None)
         return work()
 
+    def average(self, value: torch.Tensor) -> None:
+        """Replace `value` by its mean over all processes."""
+        if self.size > 1:
+            dist.all_reduce(value)
+            value /= self.size
+
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Copy the first process's buffers of `model` to all: batch statistics differ between processes."""
         if self.size > 1:
@@ -77,8 +86,12 @@ class Group:
 
 
 @contextlib.contextmanager
-def join_group(device: torch.device) -> Iterator[Group]:
+def join_group(device: torch.device, note: Callable[[str], None] = lambda note: None) -> Iterator[Group]:
     """Yield the group that this process was started in (torchrun's RANK, WORLD_SIZE, ...), and leave it afterwards.
+
+    Args:
+        device: The device of this process.
+        note: Receives what the machine makes necessary.
 
     Raises:
         ProcessError: The processes cannot connect to each other.
@@ -89,6 +102,7 @@ def join_group(device: torch.device) -> Iterator[Group]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        avoid_small_shared_memory(note if local_rank() == 0 else lambda note: None)
     try:
         dist.init_process_group(backend, timeout=STEP_TIMEOUT)
     except (ValueError, RuntimeError) as error:
@@ -101,6 +115,25 @@ def join_group(device: torch.device) -> Iterator[Group]:
         yield Group(dist.get_rank(), dist.get_world_size(), control)
     finally:
         dist.destroy_process_group()
+
+
+def avoid_small_shared_memory(note: Callable[[str], None], folder: str = "/dev/shm") -> None:
+    """Let NCCL exchange gradients without /dev/shm where that is small; otherwise NCCL fails there.
+
+    All processes of a machine decide by its size, not by its free space, so that they decide alike.
+    """
+    if local_size() == 1 or "NCCL_SHM_DISABLE" in os.environ:
+        return
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return
+    if (size := found.f_frsize * found.f_blocks) < NCCL_BYTES:
+        os.environ["NCCL_SHM_DISABLE"] = "1"
+        note(
+            f"{folder} has {format_bytes(size)}: the processes exchange gradients without it, which can be slower "
+            f"(Docker: `--shm-size=1g`)"
+        )
 
 
 def end_process() -> NoReturn:

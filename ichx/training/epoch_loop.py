@@ -6,6 +6,8 @@ import time
 import torch
 
 from ichx.errors import InvalidInputError
+from ichx.evaluation.calibrated_score import FoldCalibration
+from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.metric import FloatArray, label_losses, probabilities, score
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
@@ -18,7 +20,9 @@ from ichx.training.feed import EpochPlan, TrainingFeed
 from ichx.training.learner import Learner
 from ichx.training.mask_loss import Overlap, dice
 from ichx.training.memory import peak_gb, reset_peak
+from ichx.training.norm_statistics import estimate_statistics
 from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.runtime import unwrap
 from ichx.training.schedules import learning_rate
 
 SINGLE_VALUE = "more than 1 value per channel"
@@ -65,8 +69,13 @@ def train_epoch(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: 
             f"a batch has {plan.size}{split}, or memory suffices for one at a time.",
             "Register an experiment with `--set batch=2` or more, or with larger images.",
         ) from error
-    group.broadcast_buffers(learner.network)
+    for network in (unwrap(learner.model), learner.network):  # the trained weights and their average
+        group.broadcast_buffers(network)
     learner.end_epoch(sum(earlier.epochs for earlier in learner.recipe.stage[: plan.stage]) + plan.epoch)
+    last = learner.last
+    if last.complete and last.mean is not None and not last.statistics_done:
+        estimate_statistics(last.mean, feed, plan, learner, control)
+        last.statistics_done = True
 
 
 def _train_steps(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control: Control) -> None:
@@ -101,8 +110,17 @@ def _train_steps(learner: Learner, feed: TrainingFeed, plan: EpochPlan, control:
         since = time.perf_counter()  # the time of a checkpoint is no training time
 
 
-def validate(learner: Learner, feed: TrainingFeed, plan: EpochPlan, predictor: Predictor) -> tuple[EpochResult, Logits]:
-    """Predict the validation rows after an epoch; return what the epoch came to, and the predictions."""
+def validate(
+    learner: Learner,
+    feed: TrainingFeed,
+    plan: EpochPlan,
+    predictor: Predictor,
+    calibration: FoldCalibration | None = None,
+) -> tuple[EpochResult, Logits]:
+    """Predict the validation rows after an epoch; return what the epoch came to, and the predictions.
+
+    With `calibration` the values include the calibrated score.
+    """
     control, rows = predictor.control, feed.validation_rows
     sums, stage = control.checkpoints.progress.sums, learner.recipe.stage[plan.stage]
     control.checkpoints.start_validation()
@@ -110,15 +128,18 @@ def validate(learner: Learner, feed: TrainingFeed, plan: EpochPlan, predictor: P
     task = PredictionTask(phase="validating", name="validation", overlap=overlap)
     logits = predictor.logits(learner.network, feed, rows, task)
     control.checkpoints.end_validation()
+    labels, predicted = feed.labels(rows), probabilities(feed.slice_logits(rows, logits))
     values = {
         "loss": sums.loss / plan.total,
-        **scores(feed.labels(rows), probabilities(feed.slice_logits(rows, logits))),
+        **scores(labels, predicted),
         "lr": learning_rate(stage, plan.epoch, 0.0),
         "seconds": sums.training + sums.validating,
         "images": float(sums.images),
         "images_per_second": sums.images / sums.training,
         "memory_gb": peak_gb(learner.runtime.device),
     }
+    if calibration is not None:
+        values[CALIBRATED] = calibration.score(labels, predicted, plan.stage)
     if overlap is not None:
         values |= dice(control.group.gather(overlap.counts()))
     return EpochResult(stage.name, plan.stage, plan.epoch + 1, values), logits

@@ -11,6 +11,7 @@ import torch
 from ichx.recipe import Recipe
 from ichx.training.losses import weighted_loss
 from ichx.training.mask_loss import mask_loss
+from ichx.training.prior_shift import sampled_logits
 
 Rows = npt.NDArray[np.int64]
 
@@ -49,6 +50,8 @@ class SliceInputs:
     """`(N, 6)` float32, NaN where unknown."""
     masks: tuple[tuple[float, torch.Tensor], ...] = ()
     """Masks `(N, H, W)` uint8, each with the weight of its loss."""
+    negative_share: float = 1.0
+    """See `Batch.negative_share`."""
 
     def __len__(self) -> int:
         """See `Inputs`."""
@@ -57,7 +60,7 @@ class SliceInputs:
     def part(self, part: slice) -> "SliceInputs":
         """See `Inputs.part`."""
         masks = tuple((share, masks[part]) for share, masks in self.masks)
-        return SliceInputs(self.images[part], self.labels[part], masks)
+        return SliceInputs(self.images[part], self.labels[part], masks, self.negative_share)
 
     def forward(self, network: Callable[..., Any]) -> Any:
         """Return logits `(N, 6)`; if the batch has masks, return logits and mask logits."""
@@ -65,12 +68,14 @@ class SliceInputs:
 
     def loss(self, outputs: Any, recipe: Recipe) -> torch.Tensor:
         """Return the loss of the labels, plus that of masks if there are any."""
-        smoothing = recipe.loss.label_smoothing
+        logits = self.predictions(outputs)
+        if self.negative_share < 1:
+            logits = sampled_logits(logits, self.negative_share)
+        loss = weighted_loss(logits, self.labels, recipe.loss.label_smoothing)
         if not self.masks:
-            return weighted_loss(outputs, self.labels, smoothing)
-        logits, pixels = outputs
-        masks_loss = torch.stack([weight * mask_loss(pixels, masks) for weight, masks in self.masks]).sum()
-        return weighted_loss(logits, self.labels, smoothing) + recipe.model.mask_weight * masks_loss
+            return loss
+        masks_loss = torch.stack([weight * mask_loss(outputs[1], masks) for weight, masks in self.masks]).sum()
+        return loss + recipe.model.mask_weight * masks_loss
 
     def predictions(self, outputs: Any) -> torch.Tensor:
         """Return the logits `(N, 6)`."""
@@ -110,7 +115,7 @@ class InferenceFeed(Protocol):
         ...
 
     def inputs(self, batch: Any, device: torch.device, *, view: str = "identity") -> Inputs:
-        """Return `batch` on `device` as network input, under `view` (`identity` or `hflip`)."""
+        """Return `batch` on `device` as network input, under `view`, a name of `ichx.views`."""
         ...
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:

@@ -11,6 +11,8 @@ from ichx.errors import ConflictError
 from ichx.recipe import Recipe
 from ichx.training.compilation import Forward, StepExecutor
 from ichx.training.feed import Inputs, SliceInputs
+from ichx.training.last_epochs import LastEpochs
+from ichx.training.memory import MicroBatcher
 from ichx.training.mixup import draw_mix
 from ichx.training.network_head import train_all, train_head
 from ichx.training.optimizers import make_optimizer, take_step
@@ -48,27 +50,36 @@ class Learner:
         self.recipe, self.fold, self.runtime = recipe, fold, runtime
         recompute_activations(model, recipe)
         self.model = runtime.prepare(model, sync_bn=recipe.model.sync_bn)
-        self.executor = StepExecutor(self.model, note, compiler, alone=runtime.group.size == 1)
+        batcher = MicroBatcher(note, alone=runtime.group.size == 1)
+        self.executor = StepExecutor(self.model, note, compiler, batcher, runtime.group)
+        self._head_only = False
         decay = recipe.ema.decay
         self.average = WeightAverage(self._own, decay) if decay > 0 else None
+        self.last = LastEpochs(recipe)
         self._trainable = {name for name, parameter in self._own.named_parameters() if parameter.requires_grad}
         self.begin_stage(0)
 
     def begin_stage(self, index: int) -> None:
         """Begin a stage: with a new optimizer and the current weights."""
         self._stage = index
+        self.executor.renew()  # a stage may have other batches
         small = self.recipe.sequence is not None
         self.optimizer = make_optimizer(self.recipe.optimizer, self.recipe.stage[index], self._own, fused=small)
 
     def begin_epoch(self, epoch: int) -> None:
         """Prepare for `epoch` (from 0) of the stage: train the head only, or all of the network."""
-        if epoch < self.recipe.stage[self._stage].freeze:
+        head_only = epoch < self.recipe.stage[self._stage].freeze
+        if head_only:
             train_head(self._own, self._trainable)
         else:
             train_all(self._own, self._trainable)
+        if head_only != self._head_only:
+            self.executor.renew()
+        self._head_only = head_only
 
     def end_epoch(self, number: int) -> None:
-        """Call the network's `end_epoch`, if it has one, after epoch `number` of all stages, from 0."""
+        """Take the weights after epoch `number` of all stages, from 0; call the network's `end_epoch` if it has one."""
+        self.last.end_epoch(self._own, number)
         end_epoch = getattr(self._own, "end_epoch", None)
         if end_epoch is not None:
             end_epoch(number)
@@ -103,13 +114,14 @@ class Learner:
         if mix is None or not isinstance(inputs, SliceInputs):
             return inputs
         masks = tuple(part for _, masks in inputs.masks for part in mix.masks(masks))
-        return SliceInputs(mix.images(inputs.images), mix.labels(inputs.labels), masks)
+        return SliceInputs(mix.images(inputs.images), mix.labels(inputs.labels), masks, inputs.negative_share)
 
     def _backward(self, inputs: Inputs, share: float, seed: int) -> torch.Tensor:
         """Compute the gradients of the batch's loss, times `share`; return the loss, on the device.
 
-        If memory is short, the batch is split; parts are weighted by their rows. Gradients are the same, except for
-        batch normalization, the loss of masks and dropout, which see a part at a time.
+        If memory is short or the recipe accumulates gradients, the batch is split; parts are weighted by their rows.
+        Gradients are the same, except for batch normalization, the loss of masks and dropout, which see a part at a
+        time.
         """
         count = len(inputs)
 
@@ -125,6 +137,8 @@ class Learner:
                 losses.append(loss.detach())
             return losses[0] if len(parts) == 1 else torch.stack(losses).sum()
 
+        # As many parts in all processes, of which some have a slice less: batch norms may be synchronized in each.
+        self.executor.batcher.least = min(self.recipe.accumulate, int(count / share + 0.001))
         return self.executor.run(count, attempt)
 
     def _loss(self, network: Forward, inputs: Inputs) -> torch.Tensor:
@@ -136,7 +150,14 @@ class Learner:
     @property
     def network(self) -> nn.Module:
         """The network that predicts: the average of the weights if there is one."""
+        if self.last.complete and self.last.mean is not None:
+            return self.last.mean
         return self._own if self.average is None else self.average.module
+
+    @property
+    def final_network(self) -> nn.Module:
+        """The network that predicts after the training: that of the last epochs if their predictions are averaged."""
+        return self.last.mean_network(self.network)
 
     def weights(self) -> dict[str, Any]:
         """Return a copy of the current weights and their average, in main memory."""
@@ -158,6 +179,7 @@ class Learner:
             "average": {} if self.average is None else self.average.state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
+            "last_epochs": self.last.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -174,6 +196,7 @@ class Learner:
                 "Finish the fold with the version of ichx that began it, or remove its checkpoints.",
             ) from error
         self.set_weights(state)
+        self.last.restore(state.get("last_epochs", {}), self._own)  # checkpoints of 0.1 have none
         if self.runtime.scaler is not None and state["scaler"]:
             self.runtime.scaler.load_state_dict(state["scaler"])
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ichx.datasets.masks import UNKNOWN
-from ichx.labels import SUBTYPES
+from ichx.labels import SUBTYPES, UNKNOWN_MASK
 
 
 def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -16,7 +15,7 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     batch (with squares, as in Milletari et al. 2016, arXiv 1606.04797), averaged over the subtypes in it. 0 without
     known masks.
     """
-    known = (masks != UNKNOWN).unsqueeze(1).float()
+    known = (masks != UNKNOWN_MASK).unsqueeze(1).float()
     truth = _by_subtype(masks).float()
     logits = logits.float()
     losses = nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
@@ -38,7 +37,7 @@ class Overlap:
     def add(self, logits: torch.Tensor, masks: torch.Tensor) -> None:
         """Count the masks of a batch, shaped as in `mask_loss`."""
         truth = _by_subtype(masks)
-        predicted = (logits > 0) & (masks != UNKNOWN).unsqueeze(1)
+        predicted = (logits > 0) & (masks != UNKNOWN_MASK).unsqueeze(1)
         places = (0, 2, 3)
         self._both += (truth & predicted).sum(places)
         self._predicted += predicted.sum(places)

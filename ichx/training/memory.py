@@ -35,7 +35,7 @@ def peak_gb(device: torch.device) -> float:
 
 
 class MicroBatcher:
-    """Splits batches that do not fit into memory: a whole batch first, then halves, and so on.
+    """Splits batches: into the parts that were requested, and into halves of them while memory runs out.
 
     The size that fits is kept for later batches and reported once through `note`.
     """
@@ -44,11 +44,13 @@ class MicroBatcher:
         """Create a batcher; a process that is not `alone` cannot repeat a step that others take with it."""
         self.size: int | None = None
         """Images that fit at once; None before memory ran out."""
+        self.least = 1
+        """Parts of a batch, at least; fewer if the batch has fewer images."""
         self._note, self._alone = note, alone
 
     def parts(self, count: int) -> list[slice]:
         """Return the parts of a batch of `count` images: as few and as even as possible, the larger ones first."""
-        number = 1 if self.size is None else -(-count // self.size)
+        number = max(1 if self.size is None else -(-count // self.size), min(self.least, count), 1)
         small, larger = divmod(count, number)
         starts = [part * small + min(part, larger) for part in range(number + 1)]
         return [slice(start, stop) for start, stop in pairwise(starts)]

@@ -10,6 +10,9 @@ CHECKPOINT_SECONDS = 300.0
 MAX_WORKERS = 16
 """Loader processes by default, if there are as many cores."""
 
+INFERENCE_BATCH = 64
+"""Rows at once where nothing is learned: a training's small batch would only cost time."""
+
 
 @dataclass(frozen=True)
 class RunOptions:

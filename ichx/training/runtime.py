@@ -13,6 +13,7 @@ from ichx.errors import UnsupportedError
 from ichx.training.device import Hardware
 from ichx.training.distributed import Group
 from ichx.training.exact_head import exact_head
+from ichx.training.mean_network import parts_of
 
 HALF: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Dtype of the operations that are safe in half precision."""
@@ -52,12 +53,16 @@ class Runtime:
         if sync_bn and self.group.size > 1:
             model = synchronize_batch_norms(model, self.device)
         if self.hardware.precision in HALF:
-            exact_head(model)
+            for network in parts_of(model):
+                exact_head(network)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         if self.group.size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=self.unused_parameters)
+        # Buffers are those of the first process after each epoch (`Group.broadcast_buffers`); no step reads them.
+        return DistributedDataParallel(
+            model, device_ids=devices, find_unused_parameters=self.unused_parameters, broadcast_buffers=False
+        )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which networks compute in the chosen precision."""

@@ -10,13 +10,14 @@ import torch
 
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_file import MaskCache
-from ichx.labels import ANY, LABELS
+from ichx.labels import LABELS
 from ichx.loading.loader import Batch, SliceLoader
 from ichx.loading.loader_processes import start_worker_server
-from ichx.loading.sampling import EpochAddress, epoch_rows
+from ichx.loading.sampling import EpochAddress, Population, negative_share, sampled_rows
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
 from ichx.training.feed import EpochPlan, Rows, SliceInputs
+from ichx.training.view_images import view_of
 from ichx.training.window_step import WindowStep
 
 NO_ROWS: Rows = np.empty(0, np.int64)
@@ -51,20 +52,26 @@ class SliceFeed:
             start_worker_server()
         self._window_step = WindowStep(self.recipe.input)
         self._device = torch.device("cpu")
-        self._any_positive = self.slices[ANY].to_numpy() > 0.5
+        self._population = Population.of(self.slices, self.recipe.stage)
         self._loader = SliceLoader(
             self.cache, self.slices, self.recipe, self.workers, self.masks, self.build_augmentation
         )
 
     def epoch_rows(self, stage: int, epoch: int) -> Rows:
         """See `TrainingFeed.epoch_rows`."""
-        sampling = self.recipe.stage[stage].sampling
-        return epoch_rows(self._any_positive, self.training_rows, sampling, self._address(stage, epoch))
+        address = self._address(stage, epoch)
+        return sampled_rows(self._population, self.training_rows, self.recipe.stage[stage], address)
 
     def training_batches(self, plan: EpochPlan, *, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """See `TrainingFeed.training_batches`."""
-        address = self._address(plan.stage, plan.epoch)
-        return self._loader.training_batches(plan.rows, address, start=plan.done, part=part)
+        address, stage = self._address(plan.stage, plan.epoch), self.recipe.stage[plan.stage]
+        share = 1.0
+        if stage.prior_correction:
+            share = negative_share(self._population.any_positive, self.training_rows, stage.sampling)
+        for batch in self._loader.training_batches(plan.rows, address, start=plan.done, part=part):
+            batch.negative_share = share
+            yield batch
+            del batch  # its memory can be reused
 
     def inference_batches(self, rows: Rows, *, batch: int, masks: bool = False) -> Iterator[Batch]:
         """See `InferenceFeed.inference_batches`."""
@@ -80,10 +87,11 @@ class SliceFeed:
             return tensor.to(device, non_blocking=overlaps)
 
         hu = send(batch.hu)
-        hu = hu.flip(-1) if view == "hflip" else hu
+        hu = view_of(hu, view)
         jitter = None if batch.jitter is None else send(batch.jitter)
         masks = () if batch.masks is None else ((1.0, send(batch.masks)),)
-        return SliceInputs(self._window_step.in_parts(hu, send(batch.windows), jitter), send(batch.labels), masks)
+        images = self._window_step.in_parts(hu, send(batch.windows), jitter)
+        return SliceInputs(images, send(batch.labels), masks, batch.negative_share)
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:
         """Return the slice ids of `rows`."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ichx.evaluation.calibrated_score import FoldCalibration
+from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.metric import probabilities
 from ichx.recipe import Recipe, StageRecipe
 from ichx.training.callbacks import EpochResult
@@ -20,6 +22,7 @@ from ichx.training.epoch_loop import plan_epoch, scores, train_epoch, validate
 from ichx.training.feed import TrainingFeed
 from ichx.training.learner import Learner
 from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.run_options import INFERENCE_BATCH
 from ichx.training.runtime import Runtime
 
 FINAL = "oof-identity"
@@ -28,7 +31,7 @@ FINAL = "oof-identity"
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a training is executed; nothing here changes what it computes, except for device and precision."""
+    """How a training is executed; of these, device, precision and the score of patience change what it computes."""
 
     fold: int = 0
     """Part of the address of random draws."""
@@ -38,6 +41,8 @@ class FitOptions:
     """Checkpoints, callbacks, stop requests and the processes that train together."""
     unused_parameters: bool = False
     """Whether parameters of the network get no gradients, e.g. a decoder without masks."""
+    calibration: FoldCalibration | None = None
+    """Records the calibrated score of each epoch, which then decides about patience, too. For tuning."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class FitResult:
     """A trained network and its predictions of the validation rows."""
 
     network: nn.Module
-    """On the device, with averaged weights if the recipe averages them."""
+    """On the device, with averaged weights, or several networks, if the recipe averages weights or predictions."""
     logits: Logits
     """`(N, 6)` float32, of the slices of the feed's validation rows."""
     score: float
@@ -77,11 +82,13 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
     hardware = options.hardware or choose_hardware("auto", recipe.precision, recipe.input.pixels)
     unused = options.unused_parameters or recipe.freezes
     runtime = Runtime(hardware, control.group, unused_parameters=unused)
-    # Batches of series vary in length, and each length would be compiled separately.
-    images = recipe.sequence is None
-    compiler = compiler_for(hardware.device, total_steps(recipe, feed), control.group.size) if images else None
+    # Batches of series vary in length, and each length would be compiled separately. Synchronized batch norms exchange
+    # values in the forward pass, so that a process in which that cannot be compiled would keep the others waiting.
+    images, exchanges = recipe.sequence is None, recipe.model.sync_bn and control.group.size > 1
+    compiler = compiler_for(hardware.device, total_steps(recipe, feed)) if images and not exchanges else None
     learner = Learner(recipe, options.fold, model, runtime, control.callbacks.note, compiler)
-    predictor = Predictor(runtime, control)
+    validations = -(-len(feed.validation_rows) // INFERENCE_BATCH) * (recipe.epochs + 1) if images else 0
+    predictor = Predictor(runtime, control, batches=validations)
     progress, history = checkpoints.progress, list[EpochResult]()
     checkpoints.end = end_of(recipe)
     start = progress.position
@@ -91,14 +98,14 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
         for epoch in range(first, stage.epochs):
             plan = plan_epoch(recipe, feed, index, epoch, progress.position)
             train_epoch(learner, feed, plan, control)
-            result, logits = validate(learner, feed, plan, predictor)
-            stopping.update(result.values["score"], learner.weights)
+            result, logits = validate(learner, feed, plan, predictor, options.calibration)
+            stopping.update(result.values.get(CALIBRATED, result.values["score"]), learner.weights)
             reached = stage.epochs if stopping.over else epoch + 1  # epochs that patience leaves out count as done
             # Record first: after a crash between the two, the resumed run validates again and replaces the record.
             control.record(result, epochs_done(recipe, index, reached))
             progress.position, progress.sums = Position(index, reached), EpochSums()
             progress.logits.clear()
-            if is_last(recipe, index, reached) and stopping.keeps_last:
+            if is_last(recipe, index, reached) and stopping.keeps_last and recipe.prediction.average_last == 1:
                 progress.logits[FINAL] = logits
             checkpoints.save()
             control.callbacks.epoch_ended(result)
@@ -110,10 +117,10 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
             trained = len(stopping.scores)
             control.callbacks.stage_ended(stage.name, stopping.best + 1, trained, stage.epochs - trained)
     task = PredictionTask(phase="validating", name=FINAL)
-    rows = feed.validation_rows
-    logits = feed.slice_logits(rows, predictor.logits(learner.network, feed, rows, task))
+    network, rows = learner.final_network, feed.validation_rows
+    logits = feed.slice_logits(rows, predictor.logits(network, feed, rows, task))
     score = scores(feed.labels(rows), probabilities(logits))["score"]
-    return FitResult(learner.network, logits, score, tuple(history), predictor)
+    return FitResult(network, logits, score, tuple(history), predictor)
 
 
 def begin_stage(learner: Learner, control: Control, index: int, stage: StageRecipe) -> EarlyStopping:

@@ -28,6 +28,7 @@ from ichx.errors import (
 )
 from ichx.experiment_files import START_FILE, read_start
 from ichx.files import absolute_path, atomic_path, open_file, read_announced, write_text
+from ichx.training.mean_network import newest_weights
 from ichx.training.recomputation import check_recomputation
 from ichx.training.weight_matching import MIN_SHARE, first_names, match_weights
 
@@ -126,7 +127,7 @@ def load_file(model: nn.Module, path: Path, note: Callable[[str], None]) -> None
         InvalidInputError: It has less than half of the backbone's weights.
     """
     entry, tensors = _read(path)
-    report = match_weights(model, tensors)
+    report = match_weights(model, newest_weights(tensors))
     if report.share < MIN_SHARE:
         random = first_names(report.missing or report.head)
         raise InvalidInputError(

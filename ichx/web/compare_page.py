@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ichx.errors import IchxError, InvalidInputError, NotFoundError, check_choice
-from ichx.evaluation.choices import TTA_VIEWS, Tta, check_tta
+from ichx.evaluation.choices import TTAS, Tta, check_tta
 from ichx.experiments.differences import compared_values, differs
 from ichx.experiments.listing import Cell, cell
 from ichx.formatting import format_interval, shown_marks
@@ -67,7 +67,7 @@ def compare(request: Request) -> Response:
         hidden_values=len(values),
         everything=everything,
         tta=tta,
-        ttas=list(TTA_VIEWS),
+        ttas=list(TTAS),
         label=label,
         url=url,
         sources={
@@ -155,12 +155,12 @@ def _facts(project: Project, found: Sequence[Scored]) -> dict[str, list[Cell]]:
     return {name: [column.get(name, Cell(None)) for column in columns] for name in _FACTS}
 
 
-_FACTS = ("dataset", "folds", "state", "OOF score", "95 % interval", "with hflip")
+_FACTS = ("dataset", "folds", "state", "OOF score", "95 % interval", "all views")
 
 
 def _experiment_facts(e: Experiment) -> dict[str, Cell]:
     names = {"dataset": "dataset", "folds": "folds_done", "state": "state", "OOF score": "score"}
-    found = {head: cell(e, name, {}, folds_shown=True) for head, name in (names | {"with hflip": "score_tta"}).items()}
+    found = {head: cell(e, name, {}, folds_shown=True) for head, name in (names | {"all views": "score_tta"}).items()}
     return found | {"95 % interval": Cell(format_interval(e.score_low, e.score_high) or None)}
 
 

@@ -29,7 +29,7 @@ async def experiment_events(request: Request) -> Response:
     cursor = request.headers.get("last-event-id") or request.query_params.get("since", "")
 
     def read(before: LiveState | None) -> LiveState:
-        return read_live(site.project, number, before)
+        return read_live(lambda: site.project, number, before)
 
     stream = _updates(request.app.state.feeds, number, read, Client.at(cursor))
     return StreamingResponse(stream, media_type="text/event-stream", headers=STREAM)

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -57,12 +57,13 @@ class LiveState:
     """Whether nothing will change any more: all folds are done and scored, or the experiment is gone."""
 
 
-def read_live(project: "Project", number: int, before: LiveState | None) -> LiveState:
+def read_live(opened: "Callable[[], Project]", number: int, before: LiveState | None) -> LiveState:
     """Return the state of experiment `number`; only the epochs that `before` lacks are read.
 
-    A store that cannot be read is part of the status.
+    A store that cannot be opened or read is part of the status.
     """
     try:
+        project = opened()
         experiment = project.store.experiment(number)
         runs: dict[int, Run] = {run.fold: run for run in project.store.runs(number)}  # the newest run wins
         folds = {}

@@ -13,6 +13,7 @@ from ichx.formatting import format_interval
 from ichx.project import Project
 from ichx.store import marks
 from ichx.store.runs import LIVE_STATES
+from ichx.views import with_views
 from ichx.web import experiment_files
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
@@ -36,7 +37,7 @@ def experiment_page(request: Request) -> Response:
     experiment = store.experiment(number)
     files = site.workspace.experiment_files(number)
     listed = experiment_files.list_files(files.folder)
-    live = read_live(project, number, None)
+    live = read_live(lambda: project, number, None)
     values = None if experiment.external else recipe_values(project, experiment)
     runs = store.runs(number)
     of = f"experiment:{number}"
@@ -53,6 +54,7 @@ def experiment_page(request: Request) -> Response:
         live=any(run.state in LIVE_STATES for run in runs),
         page={"number": number, "stages": [vars(stage) for stage in planned_stages(experiment)]},
         notes=store.notes(number),
+        with_views=with_views(experiment.views),
         fold_scores=_fold_scores(store.predictions(number, role="oof")),
         files=listed,
         all_listed=len(listed) < experiment_files.MAX_FILES,

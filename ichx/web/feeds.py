@@ -1,12 +1,18 @@
 """Values that are read again and again for open pages: one reader per value, shared by all pages that follow it."""
 
 import asyncio
+import logging
+import traceback
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from ichx.errors import IchxError
+from ichx.text import escape
+
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 POLL_SECONDS: Final = 1.0
 """Time between two reads. What a run records is on the screen within about one of them."""
@@ -61,7 +67,11 @@ class Feed(Generic[T]):
                     self.value, self.version = value, self.version + 1
                     self._wake()
                 await asyncio.sleep(POLL_SECONDS)
-        finally:  # also after an error, so that the pages reconnect
+        except (IchxError, OSError):
+            pass  # the pages reconnect, and the answer to that reports the problem
+        except Exception:
+            _LOG.error("%s\nAn open page cannot be updated. Report this bug.", escape(traceback.format_exc()))
+        finally:
             self.close()
 
     def _wake(self) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from ichx.cache.display import DisplayCaches
     from ichx.datasets.study_index import StudyIndex
+    from ichx.project import Project
 
 Part = TypeVar("Part")
 
@@ -37,6 +39,8 @@ FILES: Final = "folder@1"
 """The source of the files of `ichx ui PATH`."""
 OPEN_INDEXES: Final = 4
 INDEX_SECONDS: Final = 3600.0
+RECENT_SECONDS: Final = 1.0
+"""Time for which a version of the store is not looked up again."""
 PAGE_SECONDS: Final = 3.0
 """Time to wait for an index before a page says that it is being built."""
 WAIT_SECONDS: Final = 60.0
@@ -118,6 +122,7 @@ class Sources:
         self._lock, self._waiting = Lock(), WaitingRoom()
         self._builds: OrderedDict[str, Build] = OrderedDict()
         self._parts: dict[Any, Any] = {}
+        self._versions: dict[str, tuple[Project, float, DatasetVersion]] = {}
         self._count = 0
         self._stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
         self._stack.callback(self._data.close)
@@ -180,7 +185,15 @@ class Sources:
         """Return the version that a source is, None for the files. Raises `NotFoundError`."""
         if name == FILES and self.site.files is not None:
             return None
-        return version_of(self.site.project.store, name)
+        # a version as the store had it a moment ago: a viewer requests many slices a second
+        project, now = self.site.project, time.monotonic()
+        known = self._versions.get(name)
+        if known is not None and known[0] is project and now - known[1] < RECENT_SECONDS:
+            return known[2]
+        version = version_of(project.store, name)
+        recent = {key: one for key, one in self._versions.items() if now - one[1] < RECENT_SECONDS}
+        self._versions = {**recent, name: (project, now, version)}
+        return version
 
     def _start(self, name: str, version: DatasetVersion | None) -> Build:
         self._count += 1

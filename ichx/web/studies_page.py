@@ -59,7 +59,7 @@ def studies(request: Request) -> Response:
         link=link,
         study_url=lambda study: study_url(source.name, study, shown),
         shown=shown,
-        masked=bool(source.index.studies["masks"].to_numpy().any()),
+        masked=any(source.index.studies["masks"].to_pylist()),
         choices=_choices(source),
     )
 
@@ -72,6 +72,8 @@ def select_studies(source: Source, query: QueryParams) -> Any:
     """
     import numpy as np
 
+    from ichx.datasets.arrow_columns import column_values
+
     table = source.index.studies
     keep = np.ones(len(table), bool)
     label, scanner, flag = (query.get(name, "") for name in ("label", "scanner", "flag"))
@@ -80,10 +82,10 @@ def select_studies(source: Source, query: QueryParams) -> Any:
         column = label.removeprefix("no ")
         if column not in LABELS:
             raise InvalidInputError(f"Unknown label: {label[:40]!r}.", f"Use one of {', '.join(LABELS)}.")
-        counts = table[column].to_numpy()
+        counts = column_values(table[column])
         keep &= counts == 0 if negative else counts > 0
     if (fold := query_number(query, "fold")) is not None:
-        keep &= table["fold"].to_numpy() == fold
+        keep &= column_values(table["fold"]) == fold
     if scanner:
         keep &= np.array([text == scanner for text in table["scanner"].to_pylist()], bool)
     if flag:
@@ -96,12 +98,12 @@ def select_studies(source: Source, query: QueryParams) -> Any:
 def _choices(source: Source) -> dict[str, list[str]]:
     """Return the values that filters can have."""
     table = source.index.studies
-    folds = sorted({fold for fold in table["fold"].unique().to_pylist() if fold >= 0})
-    flags = sorted({flag for text in table["flags"].unique().to_pylist() for flag in text.split()})
+    folds = sorted({fold for fold in table["fold"].to_pylist() if fold >= 0})
+    flags = sorted({flag for text in set(table["flags"].to_pylist()) for flag in text.split()})
     return {
-        "label": [*LABELS, "no any"] if any(table["any"].to_numpy() >= 0) else [],
+        "label": [*LABELS, "no any"] if any(count >= 0 for count in table["any"].to_pylist()) else [],
         "fold": [str(fold) for fold in folds],
-        "scanner": sorted(table["scanner"].unique().to_pylist()),
+        "scanner": sorted(set(table["scanner"].to_pylist())),
         "flag": flags,
     }
 

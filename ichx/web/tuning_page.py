@@ -3,6 +3,7 @@
 import shlex
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ichx.errors import NotFoundError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.store import Selection
 from ichx.tuning import database_path, may_have_studies, studies_url
 from ichx.web.events import KEEP_ALIVE_SECONDS, RETRY, STREAM
@@ -103,8 +105,9 @@ def _signature(site: Site, number: int) -> str:
     facts: list[Any] = [(one.number, one.state, one.stage, one.seconds) for one in trials]
     path = database_path(site.workspace)
     for file in (path, path.with_name(f"{path.name}-wal")):
-        if file.exists():
-            facts.append((file.stat().st_mtime_ns, file.stat().st_size))
+        with suppress(FileNotFoundError):
+            state = file.stat()
+            facts.append((state.st_mtime_ns, state.st_size))
     return f"{zlib.crc32(repr(facts).encode()):08x}"
 
 
@@ -145,6 +148,7 @@ def _render(site: Site, number: int, name: str) -> Markup:
         tuning=section,
         figures=study_figures(section),
         trials=_newest(view),
+        calibrated=view.objective == CALIBRATED,
         format_good=format_good,
         format_range=format_range,
         format_searched=format_searched,

@@ -191,11 +191,13 @@ def default_threshold(facts: Mapping[str, Any], request: WorklistRequest) -> flo
 
 
 def scanners_of(source: Source) -> list[str]:
-    """Return the pixel formats of a source, which tell its scanners apart."""
+    """Return the scanners of a source, or pixel formats, which tell them apart."""
     return sorted(set(source.index.studies["scanner"].to_pylist()))
 
 
 def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
+    from ichx.datasets.arrow_columns import column_values
+
     index = source.index
     studies = index.studies
     keep = np.ones(index.n, bool)
@@ -209,7 +211,7 @@ def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepare
         has_review = np.zeros(index.n, bool)
         has_review[places] = True
         keep &= has_review if choice.reviewed == "yes" else ~has_review
-    first = studies["first"].to_numpy()
+    first = column_values(studies["first"])
     if choice.request.kind == "reviewed":
         return _reviewed(index.column("study"), [place for place in dict.fromkeys(places) if keep[place]], choice)
     labels = np.column_stack([index.column(label) for label in LABELS])

@@ -1,6 +1,7 @@
 """Several processes on one fold: the batches, gradients and predictions of one process, and one end for all."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import Program, clean_environment
 from running_programs import start_ichx, wait_until
+from safetensors.torch import load_file
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.errors import IchxError, UnsupportedError
@@ -184,6 +186,37 @@ def test_a_stopped_run_resumes_with_another_number_of_processes(registered: Path
             *(("full", epoch) for epoch in range(1, 6)),
         ]
         assert all(record.values["images"] % 5 == 0 for record in history)
+
+
+@pytest.mark.parametrize(
+    "registered",
+    [
+        ("stage.full.epochs=4", "swa.epochs=3", "accumulate=2"),
+        ("stage.full.epochs=4", "prediction.average_last=3", "accumulate=2"),
+    ],
+    indirect=True,
+    ids=["swa", "mean"],
+)
+def test_averages_over_epochs_resume_to_the_same_bits(registered: Path, ichx_process: Program, tmp_path: Path) -> None:
+    """Two processes, stopped in the last stage and resumed, against two that were not stopped."""
+    whole = tmp_path / "whole"
+    shutil.copytree(registered, whole)
+    command = ("run", 1, "--fold", 0, "--device", "cpu", "--processes", 2)
+    done = ichx_process(*command, cwd=whole)
+    assert done.code == 0, done.err
+    folder = registered / "experiments" / "1" / "fold-0"
+    process = start(registered, "--processes", "2")
+    wait_until(lambda: any(folder.glob("checkpoint-002-00002-*.pt")), process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=900)
+    done = ichx_process(*command, cwd=registered)
+    assert done.code == 0, done.err
+    first, second = (
+        load_file(root / "experiments" / "1" / "fold-0" / "weights.safetensors") for root in (whole, registered)
+    )
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 @pytest.mark.parametrize("registered", [ENDLESS], indirect=True)

@@ -23,7 +23,8 @@ from ichx.datasets.dataset import load_dataset
 from ichx.errors import CorruptFileError
 from ichx.labels import LABELS
 from ichx.loading.augmentation import Augmenter
-from ichx.loading.loader import Batch, SliceLoader, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import Batch, SliceLoader
 from ichx.loading.sampling import AUGMENTATION, EpochAddress, epoch_rows, generator, id_number
 from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
@@ -143,6 +144,28 @@ def test_batches_do_not_depend_on_the_number_of_workers(cache, slices, workers):
     assert _same(list(SliceLoader(cache, slices, RECIPE, workers=workers).training_batches(ROWS, ADDRESS)), alone)
     plain = list(SliceLoader(cache, slices, RECIPE).inference_batches(ROWS))
     assert _same(list(SliceLoader(cache, slices, RECIPE, workers=workers).inference_batches(ROWS)), plain)
+
+
+def test_several_transforms_do_not_depend_on_workers_or_positions(cache, slices):
+    augmentation = AugmentationRecipe(
+        policy="each", elastic_alpha=60.0, crop_area=0.3, erase=0.1, noise=10.0, gamma=0.5, window_shift=10.0
+    )
+    recipe = dataclasses.replace(RECIPE, augmentation=augmentation)
+    alone = list(SliceLoader(cache, slices, recipe).training_batches(ROWS, ADDRESS))
+    assert _same(list(SliceLoader(cache, slices, recipe, workers=2).training_batches(ROWS, ADDRESS)), alone)
+    rows = ROWS[:12]
+    first, turned = (
+        {
+            row: (hu, jitter)
+            for batch in SliceLoader(cache, slices, recipe).training_batches(order, ADDRESS)
+            for row, hu, jitter in zip(batch.rows.tolist(), batch.hu.clone(), batch.jitter, strict=True)
+        }
+        for order in (rows, rows[::-1])
+    )
+    for row, (hu, jitter) in first.items():
+        assert torch.equal(hu, turned[row][0])
+        assert torch.equal(jitter, turned[row][1])
+        assert jitter.shape == (3, 3)
 
 
 def test_sample_depends_on_its_address_and_not_on_its_position(cache, slices):

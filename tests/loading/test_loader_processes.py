@@ -1,29 +1,31 @@
 """Loader processes that die or run out of memory end the program with one error; without a fix each of these hangs."""
 
-import multiprocessing
+import gc
 import os
 import pickle
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from multiprocessing import active_children
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from small_dicom import head, write_catalog
-from torch.utils.data import DataLoader
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.errors import ProcessError
+from ichx.loading import loader_processes
 from ichx.loading.loader import SliceLoader
-from ichx.loading.loader_processes import read_batches
+from ichx.loading.sampling import EpochAddress
 from ichx.recipe import InputRecipe, ModelRecipe, Recipe, StageRecipe
 
 RECIPE = Recipe(
@@ -34,6 +36,7 @@ RECIPE = Recipe(
     batch=4,
 )
 Data = tuple[Cache, pd.DataFrame]
+Load = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +47,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 @pytest.fixture
-def load(data: Data, tmp_path: Path) -> Callable[[str], "subprocess.CompletedProcess[str]"]:
+def load(data: Data, tmp_path: Path) -> Load:
     """Run a script that has `limit`s and reads batches of 8 and 4 slices with two processes; it prints their errors."""
 
-    def run(limits: str) -> "subprocess.CompletedProcess[str]":
+    def run(limits: str, before: Sequence[str] = ()) -> "subprocess.CompletedProcess[str]":
         (tmp_path / "data.pickle").write_bytes(pickle.dumps((*data, RECIPE)))
         script = tmp_path / "load.py"
         script.write_text(
@@ -70,7 +73,7 @@ def load(data: Data, tmp_path: Path) -> Callable[[str], "subprocess.CompletedPro
                             print(error.code, error.problem, error.remedy)
             """)
         )
-        return subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=900)
+        return subprocess.run([*before, sys.executable, str(script)], capture_output=True, text=True, timeout=900)
 
     return run
 
@@ -80,7 +83,7 @@ def test_batch_that_does_not_fit_into_shared_memory_is_an_error(load) -> None:
     ended = load("resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))")  # 8 x 40 x 40 x 2 > it
     large, small = ended.stdout.splitlines()
     assert large.startswith("resources ")
-    assert all(value in large for value in ("26 kB", "--workers 0", "--shm-size"))
+    assert all(value in large for value in ("26 kB", "--workers 0", "--memory"))
     assert small == "read 8"
     assert (ended.returncode, ended.stderr) == (0, "")
 
@@ -107,28 +110,126 @@ def test_death_of_a_process_is_an_error(data: Data, number: signal.Signals, dead
     assert not active_children()
 
 
-@pytest.mark.parametrize("error", [EOFError(), RuntimeError("Caught OSError in pin memory thread for device 0.")])
-def test_a_batch_that_is_not_received_is_an_error_although_no_process_died(error: Exception) -> None:
-    class Loader:
-        num_workers = 1
-
-        def __iter__(self) -> Iterator[int]:
-            yield 1
-            raise error
-
-    batches = read_batches(cast("DataLoader[int]", Loader()))
-    assert next(batches) == 1
-    with pytest.raises(ProcessError, match=str(error) or "EOFError"):
-        next(batches)
+def test_a_batch_that_is_not_received_is_an_error_although_no_process_died(data: Data) -> None:
+    """E.g. there is no file descriptor left for it."""
+    cache, slices = data
+    batches = SliceLoader(cache, slices, RECIPE, workers=1).inference_batches(np.tile(np.arange(8), 100))
+    next(batches)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())), most))
+        with pytest.raises(ProcessError, match="Cannot receive a batch"):
+            list(batches)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert not active_children()
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
-def test_small_shared_memory_does_not_limit_batches(data: Data) -> None:
-    """/dev/shm has 64 MB in a Docker container: no batch is stored there."""
+def test_batches_need_no_shared_memory(data: Data, load: Load) -> None:
+    """/dev/shm has 64 MB in a Docker container; here it has one page, and nothing can be created in it."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root")
+    mounted = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=4k,nr_inodes=1 none /dev/shm && exec "$@"',
+        "-",
+    ]
+    if subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("cannot mount")
+    ended = load("", mounted)
+    assert (ended.stdout.splitlines(), ended.stderr) == (["read 8", "read 8"], "")
+
+
+def test_batches_are_writable(data: Data) -> None:
     cache, slices = data
     for batch in SliceLoader(cache, slices, RECIPE, workers=1).inference_batches(np.arange(8)):
-        own = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
-        assert not any(list(Path("/dev/shm").glob(f"torch_{pid}_*")) for pid in own)
-        assert not any("/dev/shm/torch_" in line for line in Path("/proc/self/maps").read_text().splitlines())
-        batch.hu += 1  # writable
+        batch.hu += 1
         assert batch.hu.dtype == torch.int16
+
+
+def test_processes_live_across_passes_and_end_with_the_loader(data: Data) -> None:
+    cache, slices = data
+    loader = SliceLoader(cache, slices, RECIPE, workers=2)
+    rows, seen = np.arange(8), list[set[int | None]]()
+    for epoch in range(3):
+        shared = list(loader.training_batches(rows, EpochAddress(0, 0, 0, epoch)))
+        alone = list(SliceLoader(cache, slices, RECIPE).training_batches(rows, EpochAddress(0, 0, 0, epoch)))
+        assert all(torch.equal(one.hu, other.hu) for one, other in zip(shared, alone, strict=True))
+        list(loader.inference_batches(rows))
+        seen.append({child.pid for child in active_children()})
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) == 2
+    del loader
+    gc.collect()
+    assert not active_children()
+
+
+def test_two_passes_at_once_do_not_disturb_each_other(data: Data) -> None:
+    cache, slices = data
+    loader, rows = SliceLoader(cache, slices, RECIPE, workers=1), np.arange(8)
+    first, second = (loader.inference_batches(chosen) for chosen in (rows, rows[::-1].copy()))
+    found = [(one.rows.tolist(), other.rows.tolist()) for one, other in zip(first, second, strict=True)]
+    assert found == [([0, 1, 2, 3], [7, 6, 5, 4]), ([4, 5, 6, 7], [3, 2, 1, 0])]
+
+
+def test_a_pass_after_an_abandoned_one_reads_its_own_batches(data: Data) -> None:
+    cache, slices = data
+    loader, rows = SliceLoader(cache, slices, RECIPE, workers=2), np.arange(8)
+    abandoned = loader.inference_batches(rows[::-1].copy(), batch=1)
+    next(abandoned)
+    abandoned.close()
+    assert [batch.rows.tolist() for batch in loader.inference_batches(rows)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    plain = SliceLoader(cache, slices, RECIPE)
+    for one, other in zip(loader.inference_batches(rows), plain.inference_batches(rows), strict=True):
+        assert torch.equal(one.hu, other.hu)
+
+
+def test_processes_that_died_between_passes_are_replaced(data: Data) -> None:
+    cache, slices = data
+    loader = SliceLoader(cache, slices, RECIPE, workers=2)
+    list(loader.inference_batches(np.arange(8)))
+    dead = active_children()[0]
+    dead.kill()
+    dead.join()
+    assert len(list(loader.inference_batches(np.arange(8)))) == 2
+
+
+def test_batches_arrive_without_anonymous_memory(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: through the connection."""
+    cache, slices = data
+    monkeypatch.setattr(loader_processes, "ANONYMOUS_MEMORY", False)
+    monkeypatch.setattr(loader_processes, "AHEAD", 1)
+    loader = SliceLoader(cache, slices, RECIPE, workers=2)
+    for one, other in zip(
+        loader.training_batches(np.arange(8), EpochAddress(0, 0, 0, 0)),
+        SliceLoader(cache, slices, RECIPE).training_batches(np.arange(8), EpochAddress(0, 0, 0, 0)),
+        strict=True,
+    ):
+        assert torch.equal(one.hu, other.hu)
+        one.hu += 1
+
+
+def test_an_error_of_an_augmentation_is_raised_with_its_traceback(data: Data) -> None:
+    cache, slices = data
+    loader = SliceLoader(cache, slices, RECIPE, workers=2, build_augmentation=failing_augmentation)
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(loader.training_batches(np.arange(8), EpochAddress(0, 0, 0, 0)))
+    assert "in divide" in str(caught.value.__cause__)
+
+
+def failing_augmentation(recipe: Recipe) -> Any:
+    def divide(hu: np.ndarray, mask: Any, rng: np.random.Generator) -> Any:
+        return hu / (1 // 0), mask
+
+    return divide
+
+
+def test_a_loader_process_imports_no_torch() -> None:
+    heavy = ("torch", "timm", "pandas", "scipy", "pydicom", "sqlalchemy", "albumentations")
+    code = f"import sys, ichx.loading.worker_process; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

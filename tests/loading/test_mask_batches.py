@@ -15,9 +15,8 @@ from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.cache.mask_cache import ensure_masks
 from ichx.cache.mask_file import MaskCache
 from ichx.cache.resize import fit_mask
-from ichx.datasets.masks import UNKNOWN
 from ichx.errors import CorruptFileError
-from ichx.labels import LABELS
+from ichx.labels import LABELS, UNKNOWN_MASK
 from ichx.loading.loader import SliceLoader
 from ichx.loading.sampling import EpochAddress
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
@@ -147,9 +146,9 @@ def test_missing_masks_are_unknown_and_those_of_negative_slices_empty(shown: Dat
     )
     assert batch.masks is not None
     assert batch.masks.dtype == torch.uint8
-    assert (batch.masks[3] == UNKNOWN).all()
+    assert (batch.masks[3] == UNKNOWN_MASK).all()
     assert not batch.masks[5].any()
-    assert (batch.masks != UNKNOWN).all(dim=2).all(dim=1).tolist() == masks.known.tolist()
+    assert (batch.masks != UNKNOWN_MASK).all(dim=2).all(dim=1).tolist() == masks.known.tolist()
 
 
 def test_masks_do_not_depend_on_workers_or_change_slices(shown: Data) -> None:

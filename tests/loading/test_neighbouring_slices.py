@@ -12,7 +12,8 @@ from small_dicom import head, write_catalog
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.datasets.dataset import load_dataset
-from ichx.loading.loader import Batch, SliceLoader, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import Batch, SliceLoader
 from ichx.loading.sampling import EpochAddress
 from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
@@ -120,6 +121,33 @@ def test_slices_beyond_the_ends_can_be_air(phantom_data, neighbours: int) -> Non
                     outside = not 0 <= place + offset < len(of_series)
                     if row in found:  # training drops an incomplete last batch
                         assert (found[row][channel] == -1024).all() == outside
+
+
+def test_the_order_of_slices_is_reversed_and_the_middle_stays(phantom_data) -> None:
+    cache, slices = phantom_data
+    off = AugmentationRecipe(
+        probability=1.0, hflip=False, shift=0.0, scale=0.0, rotate=0.0, grid_limit=0.0, anchors=0.0, policy="each"
+    )
+    rows = np.arange(len(slices))
+    plain, turned, half = (
+        stacked(
+            list(
+                SliceLoader(cache, slices, dataclasses.replace(RECIPE, augmentation=augmentation)).training_batches(
+                    rows, ADDRESS
+                )
+            )
+        )
+        for augmentation in (
+            off,
+            dataclasses.replace(off, reverse=True, reverse_probability=1.0),
+            dataclasses.replace(off, reverse=True, reverse_probability=0.5),
+        )
+    )
+    assert all(np.array_equal(stack, plain[row][::-1]) for row, stack in turned.items())
+    differ = [row for row in plain if not np.array_equal(plain[row], turned[row])]
+    reversed_rows = [row for row in differ if np.array_equal(half[row], turned[row])]
+    assert all(np.array_equal(half[row], plain[row]) or row in reversed_rows for row in differ)
+    assert 0.25 < len(reversed_rows) / len(differ) < 0.75
 
 
 def test_defect_is_replaced_by_the_next_readable_slice(damaged) -> None:

@@ -17,7 +17,8 @@ from ichx.cache.hu_cache import Cache, CacheSpec
 from ichx.cache.mask_cache import ensure_masks
 from ichx.cache.mask_file import MaskCache
 from ichx.errors import InvalidInputError
-from ichx.loading.loader import SliceLoader, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import SliceLoader
 from ichx.loading.plugin_augmentation import PluginAugmentation
 from ichx.loading.sampling import EpochAddress
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe

@@ -10,6 +10,7 @@ import torch
 from ichx.loading.loader import Batch
 from ichx.recipe import Recipe
 from ichx.training.feed import EpochPlan, Rows, SliceInputs
+from ichx.training.view_images import view_of
 from ichx.training.window_step import WindowStep
 
 
@@ -54,7 +55,7 @@ class MemoryFeed:
         return (self._take(rows[start : start + batch]) for start in range(0, len(rows), batch))
 
     def inputs(self, batch: Batch, device: torch.device, *, view: str = "identity") -> SliceInputs:
-        hu = batch.hu.flip(-1) if view == "hflip" else batch.hu
+        hu = view_of(batch.hu, view)
         return SliceInputs(WindowStep(self.recipe.input)(hu, batch.windows).to(device), batch.labels.to(device))
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:

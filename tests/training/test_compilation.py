@@ -1,23 +1,35 @@
 """How a step is executed: in parts where memory is short, compiled where that works; the step stays the same."""
 
 import io
+import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from conftest import clean_environment
 from memory_feed import MemoryFeed, inputs_of, make_batch
 from torch import nn
+from torch._dynamo.backends.registry import lookup_backend
 
 from ichx.errors import ResourceError
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings
+from ichx.training import compilation
 from ichx.training.callbacks import Callbacks
-from ichx.training.compilation import WORTH_STEPS, compiler_for
+from ichx.training.compilation import WORTH_BATCHES, WORTH_STEPS, compiler_for, prediction_compiler
 from ichx.training.control import Control
 from ichx.training.device import Hardware
+from ichx.training.distributed import Group
+from ichx.training.feed import SliceInputs
 from ichx.training.learner import Learner
 from ichx.training.memory import MicroBatcher, is_out_of_memory
 from ichx.training.prediction import PredictionTask, Predictor
@@ -265,10 +277,158 @@ def test_a_compiled_step_that_fails_is_repeated_uncompiled(make: Make) -> None:
 
 def test_only_long_trainings_are_compiled() -> None:
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
-    assert compiler_for(gpu, WORTH_STEPS, 1) == "inductor"
-    assert compiler_for(gpu, WORTH_STEPS - 1, 1) is None
-    assert compiler_for(gpu, WORTH_STEPS, 2) is None
-    assert compiler_for(cpu, WORTH_STEPS, 1) is None
+    assert compiler_for(gpu, WORTH_STEPS) == "inductor"
+    assert compiler_for(gpu, WORTH_STEPS - 1) is None
+    assert compiler_for(cpu, WORTH_STEPS) is None
+    assert prediction_compiler(gpu, WORTH_BATCHES) == "inductor"
+    assert prediction_compiler(gpu, WORTH_BATCHES - 1) is None
+    assert prediction_compiler(cpu, WORTH_BATCHES) is None
+
+
+def predicted(learner: Learner, callbacks: Notes, count: int = 150) -> np.ndarray:
+    predictor = Predictor(learner.runtime, Control(callbacks=callbacks))
+    return predictor.logits(learner.network, MemoryFeed(learner.recipe, make_batch(count, 1)), np.arange(count))
+
+
+def test_many_predictions_are_compiled_but_for_the_incomplete_batch(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+
+    def recording(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        def call(*given: Any) -> Any:
+            shapes.append(max(len(each) for each in given if each.dim() == 4 and each.shape[1] == 3))
+            return graph(*given)
+
+        return call
+
+    torch._dynamo.register_backend(recording, name="ichx_recording")  # type: ignore[arg-type]
+    learner, _ = make(room=None)
+    callbacks = Notes()
+    expected = predicted(learner, callbacks)
+    assert shapes == []
+    monkeypatch.setattr(compilation, "prediction_compiler", lambda device, batches: "ichx_recording")
+    np.testing.assert_allclose(predicted(learner, callbacks), expected, atol=1e-6)
+    assert shapes == [64, 64]
+    assert callbacks.notes == []
+
+
+@pytest.mark.parametrize("failure", [OSError("there is no compiler here"), RuntimeError(FULL)])
+def test_predictions_that_cannot_be_compiled_are_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def broken(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        def call(*given: Any) -> Any:
+            raise failure
+
+        return call
+
+    name = f"ichx_{type(failure).__name__}"
+    torch._dynamo.register_backend(broken, name=name)  # type: ignore[arg-type]
+    learner, _ = make(room=None)
+    callbacks = Notes()
+    expected = predicted(learner, callbacks)
+    monkeypatch.setattr(compilation, "prediction_compiler", lambda device, batches: name)
+    np.testing.assert_allclose(predicted(learner, callbacks), expected, atol=1e-6)
+    assert len(callbacks.notes) == 1  # of the compiler, or of memory: halves have another shape
+
+
+def test_views_are_predicted_from_one_read(make: Make) -> None:
+    learner, _ = make()
+    reads = []
+
+    class Counting(MemoryFeed):
+        def inference_batches(self, rows: Any, *, batch: int, masks: bool = False) -> Iterator[Any]:
+            reads.append(len(rows))
+            return super().inference_batches(rows, batch=batch, masks=masks)
+
+    feed, rows = Counting(learner.recipe, make_batch(150, 1)), np.arange(150)
+    control = Control()
+    predictor = Predictor(learner.runtime, control)
+    tasks = [PredictionTask(view, name=view) for view in ("identity", "hflip")]
+    alone = [Predictor(learner.runtime).logits(learner.network, feed, rows, PredictionTask(t.view)) for t in tasks]
+    reads.clear()
+    together = predictor.logits_of_views(learner.network, feed, rows, tasks)
+    assert reads == [150]
+    for one, other in zip(together, alone, strict=True):
+        assert np.array_equal(one, other)
+    # An interrupted prediction continues; a view that is complete is not predicted again.
+    control.checkpoints.progress.logits["hflip"] = together[1][:64]
+    for one, other in zip(predictor.logits_of_views(learner.network, feed, rows, tasks), alone, strict=True):
+        assert np.array_equal(one, other)
+    assert reads == [150, 86]
+
+
+def in_a_group(device: str, broken_in: int) -> None:
+    """Train on `device` as one of two processes, compiled; the compiler of the process `broken_in` does not work."""
+    given = apply_settings(
+        load_registry().get("tiny_efficientnet").recipe_for(size=32),
+        ["batch=12", "precision=fp32", "stage.balanced.freeze=1"],
+    )
+    hardware = Hardware(torch.device(device), "fp32", "for a test")
+    dist.init_process_group("gloo")  # NCCL refuses two processes on one GPU
+    try:
+        group = Group(dist.get_rank(), dist.get_world_size(), dist.new_group(backend="gloo"))
+
+        def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+            if group.rank == broken_in:
+                raise OSError("there is no compiler here")
+            return lookup_backend("inductor")(graph, inputs) if device != "cpu" else graph
+
+        torch._dynamo.register_backend(backend, name="ichx_group")  # type: ignore[arg-type]
+        found = []
+        for compiler in (None, "ichx_group"):
+            torch.manual_seed(0)
+            notes: list[str] = []
+            runtime = Runtime(hardware, group, unused_parameters=True)
+            learner = Learner(given, 0, Normalized(room=None), runtime, notes.append, compiler)
+            learner.model.train()
+            for epoch in range(2):
+                learner.begin_epoch(epoch)
+                for number in range(2):
+                    batch = inputs_of(given, make_batch(12, 10 * epoch + number)).part(
+                        slice(6 * group.rank, 6 * group.rank + 6)
+                    )
+                    batch = SliceInputs(batch.images.to(device), batch.labels.to(device))
+                    learner.step(batch, epoch, number, 2)
+            found.append({name: value for name, value in weights(learner).items() if "running" not in name})
+        rounding = 1e-6 if device == "cpu" else 1e-3
+        same = all(torch.allclose(found[0][name], found[1][name], atol=rounding) for name in found[0])
+        print(json.dumps([same, learner.executor.compiled, notes]))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("broken_in", [-1, 0, 1])
+def test_processes_compile_together_or_not_at_all(broken_in: int) -> None:
+    check_group("cpu", broken_in)
+
+
+def check_group(device: str, broken_in: int) -> None:
+    """Check that two processes on `device` compile together, and fall back together; the same in `test_cuda.py`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"import test_compilation; test_compilation.in_a_group({device!r}, {broken_in})"],
+            env=clean_environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    ended = [process.communicate(timeout=900) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended[0][1] + ended[1][1]
+    for out, _ in ended:
+        same, compiled, notes = json.loads(out)
+        assert same
+        assert compiled == (broken_in < 0)
+        assert len(notes) == (broken_in >= 0)
+        assert all("there is no compiler here" in note for note in notes)
 
 
 def test_in_half_precision_logits_are_not_rounded(make: Make) -> None:

@@ -1,6 +1,10 @@
-"""Training and inference on a CUDA GPU, from the command line. Skipped on a machine without one."""
+"""Training and inference on a CUDA GPU, from the command line. Skipped on a machine without one.
+
+`ICHX_TEST_DEVICE=cpu` runs those that need no GPU on the CPU, so that they can be checked without one.
+"""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +18,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Program, clean_environment
+from memory_feed import MemoryFeed, make_batch
+from test_compilation import check_group
 
 from ichx.cache.build import find_cache
 from ichx.cache.recipe_caches import recipe_spec
@@ -21,26 +27,36 @@ from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.predictions import read_predictions
 from ichx.labels import LABELS
-from ichx.loading.loader import SliceLoader, centre_crop
+from ichx.loading.batch_reader import centre_crop
+from ichx.loading.loader import SliceLoader
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
 from ichx.store import EpochRecord, Run, open_store
 from ichx.training import compilation
+from ichx.training.callbacks import Callbacks
+from ichx.training.control import Control
 from ichx.training.device import choose_hardware, isolated_torch_settings
 from ichx.training.feed import SliceInputs
 from ichx.training.learner import Learner
 from ichx.training.memory import release
+from ichx.training.prediction import Predictor
 from ichx.training.runtime import Runtime
 from ichx.training.weights import read_weights
 from ichx.workspace import init_workspace, open_workspace
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+DEVICE = os.environ.get("ICHX_TEST_DEVICE", "cuda")
+ON_GPU = DEVICE == "cuda"
+pytestmark = pytest.mark.skipif(ON_GPU and not torch.cuda.is_available(), reason="needs a CUDA GPU")
+only_on_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a CUDA GPU")
 
-DEVICE = "cuda"
-AMPERE = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
-FIRST_CHOICE = "bf16" if AMPERE else "fp16"
+AMPERE = ON_GPU and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+FIRST_CHOICE = ("bf16" if AMPERE else "fp16") if ON_GPU else choose_hardware("cpu", "auto").precision
+NAME = "cuda:0" if ON_GPU else "cpu"
+PRECISIONS = [("auto", FIRST_CHOICE), ("fp32", "fp32")]
+PRECISIONS += [("fp16", "fp16")] if ON_GPU else []
+PRECISIONS += [("bf16", "bf16")] if AMPERE or not ON_GPU else []
 SHORT = ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")
 NARROW = ("--workers", 2)
 """Loader processes of a run: one per core, the default, would slow down tests that run at the same time."""
@@ -62,7 +78,8 @@ def _clean_gpu() -> Iterator[None]:
     yield
     torch.compiler.reset()
     release()
-    torch.cuda.set_per_process_memory_fraction(1.0)
+    if ON_GPU:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def register(ichx: Program, root: Path, *settings: str, plugin: str = "tiny_resnet", size: int | None = None) -> int:
@@ -99,15 +116,12 @@ def oof(root: Path, number: int) -> np.ndarray:
     return read_predictions(fold_folder(root, number) / "oof-identity.parquet").logits
 
 
-@pytest.mark.parametrize(
-    ("precision", "used"),
-    [("auto", FIRST_CHOICE), ("fp16", "fp16"), ("fp32", "fp32"), *([("bf16", "bf16")] if AMPERE else [])],
-)
+@pytest.mark.parametrize(("precision", "used"), PRECISIONS)
 def test_every_precision_trains_and_predicts(dataset_copy: Path, ichx: Program, precision: str, used: str) -> None:
     number = register(ichx, dataset_copy, f"precision={precision}")
     trained(ichx, dataset_copy, number)
     run = last_run(dataset_copy, number)
-    assert (run.state, run.device.split(" (")[0]) == ("done", f"cuda:0, {used}")
+    assert (run.state, run.device.split(" (")[0]) == ("done", f"{NAME}, {used}")
     assert ("TF32" in run.device) == (used == "fp32" and AMPERE)
     epochs = history(dataset_copy, number)
     assert len(epochs) == 5
@@ -117,6 +131,7 @@ def test_every_precision_trains_and_predicts(dataset_copy: Path, ichx: Program, 
     assert np.isfinite(oof(dataset_copy, number)).all()
 
 
+@only_on_gpu
 def test_fp16_scales_gradients_and_restores_the_scale() -> None:
     recipe = apply_settings(load_registry().get("tiny_resnet").recipe_for(size=64), ["precision=fp16", "batch=8"])
     hardware = choose_hardware(DEVICE, "fp16")
@@ -141,7 +156,9 @@ def test_fp16_scales_gradients_and_restores_the_scale() -> None:
         assert torch.isfinite(resumed.step(batch, 0, 3, 4))
 
 
-@pytest.mark.parametrize(("precision", "resumed_on"), [("auto", DEVICE), ("fp16", DEVICE), ("fp32", "cpu")])
+@pytest.mark.parametrize(
+    ("precision", "resumed_on"), [("auto", DEVICE), *([("fp16", DEVICE)] if ON_GPU else []), ("fp32", "cpu")]
+)
 def test_stopped_within_an_epoch_it_resumes(dataset_copy: Path, ichx: Program, precision: str, resumed_on: str) -> None:
     """The epochs are those of an uninterrupted run; cuDNN may choose other algorithms, so that bits can differ."""
     slow = ("batch=4", "stage.balanced.epochs=4", "stage.balanced.lr=1e-3", "stage.rebalanced.epochs=1")
@@ -176,6 +193,7 @@ def test_stopped_within_an_epoch_it_resumes(dataset_copy: Path, ichx: Program, p
     assert first[-1].values["score"] == pytest.approx(second[-1].values["score"], abs=0.05)
 
 
+@only_on_gpu
 def test_a_long_training_is_compiled(dataset_copy: Path, ichx: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._dynamo.utils import counters
 
@@ -192,6 +210,7 @@ def test_a_long_training_is_compiled(dataset_copy: Path, ichx: Program, monkeypa
     assert list(stored[0]) == list(stored[1])
 
 
+@only_on_gpu
 def test_without_a_compiler_it_trains_uncompiled(dataset_copy: Path, ichx: Program, tmp_path: Path) -> None:
     """Triton needs a C compiler; machines without one are common."""
     number = register(ichx, dataset_copy, *SHORT)
@@ -218,6 +237,7 @@ def limit_memory(gigabytes: float) -> None:
     torch.cuda.set_per_process_memory_fraction(gigabytes * 1e9 / total)
 
 
+@only_on_gpu
 @pytest.mark.parametrize("precision", ["auto", "fp16"])
 def test_a_batch_that_does_not_fit_is_trained_in_halves(dataset_copy: Path, ichx: Program, precision: str) -> None:
     settings = ("batch=64", *SHORT, f"precision={precision}")
@@ -232,6 +252,7 @@ def test_a_batch_that_does_not_fit_is_trained_in_halves(dataset_copy: Path, ichx
     assert parts == pytest.approx(whole, abs=0.1)  # batch normalization sees the statistics of 32
 
 
+@only_on_gpu
 def test_too_little_memory_is_an_error_of_one_line(dataset_copy: Path, ichx: Program) -> None:
     number = register(ichx, dataset_copy, *SHORT, size=256)
     limit_memory(0.002)
@@ -242,6 +263,7 @@ def test_too_little_memory_is_an_error_of_one_line(dataset_copy: Path, ichx: Pro
     assert last_run(dataset_copy, number).state == "failed"
 
 
+@only_on_gpu
 def test_more_processes_than_gpus_are_refused(dataset_copy: Path, ichx: Program, ichx_process: Program) -> None:
     number, gpus = register(ichx, dataset_copy, *SHORT), torch.cuda.device_count()
     for device in ("cuda", "auto"):
@@ -255,7 +277,7 @@ def test_more_processes_than_gpus_are_refused(dataset_copy: Path, ichx: Program,
 
 def test_a_process_group_on_the_gpu_trains(dataset_copy: Path, ichx: Program) -> None:
     """Of as many processes as there are GPUs, at most two; of one, too, all that is exchanged goes through NCCL."""
-    number, size = register(ichx, dataset_copy, *SHORT), min(torch.cuda.device_count(), 2)
+    number, size = register(ichx, dataset_copy, *SHORT), min(torch.cuda.device_count(), 2) or 1
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size), "--standalone"]
     done = subprocess.run(
         [*torchrun, "-m", "ichx", "run", str(number), "--fold", "0", "--device", DEVICE, "--workers", "2", "--json"],
@@ -267,9 +289,10 @@ def test_a_process_group_on_the_gpu_trains(dataset_copy: Path, ichx: Program) ->
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["trained"] == [0]
-    assert last_run(dataset_copy, number).device.startswith("cuda:0, ")
+    assert last_run(dataset_copy, number).device.startswith(f"{NAME}, ")
 
 
+@only_on_gpu
 @pytest.mark.parametrize("precision", ["auto", "fp16"])
 @pytest.mark.parametrize(
     ("plugin", "settings"),
@@ -348,6 +371,7 @@ def test_trained_weights_serve_every_command(
         assert done.code == 0, (arguments, done.err)
 
 
+@only_on_gpu
 def test_folds_share_the_gpu(dataset_copy: Path, ichx: Program, ichx_process: Program) -> None:
     number = register(ichx, dataset_copy, *SHORT)
     done = ichx_process("run", number, "--jobs", 2, "--device", DEVICE, *NARROW, "--json", cwd=dataset_copy)
@@ -368,6 +392,7 @@ def test_trials_of_a_study_run_on_the_gpu(dataset_copy: Path, ichx: Program, ich
     assert done.code == 0, done.err
 
 
+@only_on_gpu
 @pytest.mark.parametrize("workers", [0, 2])
 def test_slices_arrive_through_pinned_memory(dataset_copy: Path, ichx: Program, workers: int) -> None:
     number = register(ichx, dataset_copy, *SHORT)
@@ -386,3 +411,33 @@ def test_slices_arrive_through_pinned_memory(dataset_copy: Path, ichx: Program, 
         arrived.append(batch.hu.to(DEVICE, non_blocking=True))
     stored = np.stack([centre_crop(cache.read(row), recipe.input.pixels) for row in rows.tolist()])
     assert torch.equal(torch.cat(arrived).cpu(), torch.from_numpy(stored))
+
+
+@pytest.mark.parametrize("broken_in", [-1, 1])
+def test_two_processes_on_one_device_train_and_compile_together(broken_in: int) -> None:
+    """By gloo: NCCL refuses two processes on one GPU."""
+    check_group("cuda:0" if ON_GPU else "cpu", broken_in)
+
+
+@only_on_gpu
+def test_long_predictions_are_compiled() -> None:
+    """The logits are those of the network as it is, within what half precision rounds."""
+    recipe = load_registry().get("tiny_resnet").recipe_for(size=64)
+    hardware = choose_hardware(DEVICE, "auto")
+    feed = MemoryFeed(recipe, make_batch(150, 1, 64))
+    with isolated_torch_settings(hardware):
+        runtime = Runtime(hardware)
+        network = runtime.prepare(load_registry().get("tiny_resnet").build(recipe, False))
+        notes: list[str] = []
+
+        class Notes(Callbacks):
+            def note(self, message: str) -> None:
+                notes.append(message)
+
+        control = Control(callbacks=Notes())
+        plain, compiled = (
+            Predictor(runtime, control, batches=batches).logits(network, feed, np.arange(150))
+            for batches in (0, compilation.WORTH_BATCHES)
+        )
+    assert not notes
+    np.testing.assert_allclose(compiled, plain, atol=0.05)

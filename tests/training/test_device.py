@@ -1,12 +1,16 @@
 """Where a training computes and in which precision: chosen, said with a reason, and undone afterwards."""
 
+import os
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ichx.errors import IchxError, InvalidInputError, ResourceError, UnsupportedError
 from ichx.training.device import Hardware, choose_hardware, cpu_precision, cuda_precision, isolated_torch_settings
+from ichx.training.distributed import avoid_small_shared_memory
 
 
 @pytest.mark.parametrize(
@@ -79,3 +83,31 @@ def test_out_of_memory_anywhere_in_a_run_is_a_typed_error() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     with pytest.raises(RuntimeError, match="shapes"), isolated_torch_settings(hardware):
         raise RuntimeError("shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "processes", "set_before", "avoided"),
+    [(64, 2, None, True), (64, 1, None, False), (1024, 2, None, False), (64, 2, "0", False)],
+)
+def test_nccl_does_without_a_small_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, megabytes: int, processes: int, set_before: str | None, avoided: bool
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, str(processes) if "SIZE" in name else "0")
+    monkeypatch.setenv("NCCL_SHM_DISABLE", set_before or "")
+    if set_before is None:
+        monkeypatch.delenv("NCCL_SHM_DISABLE")
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_frsize=2**20, f_blocks=megabytes))
+    notes: list[str] = []
+    avoid_small_shared_memory(notes.append)
+    assert (os.environ.get("NCCL_SHM_DISABLE") == "1") == avoided == bool(notes)
+    assert all("67 MB" in note for note in notes)
+
+
+def test_a_machine_without_dev_shm_needs_no_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    notes: list[str] = []
+    avoid_small_shared_memory(notes.append, str(tmp_path / "none"))
+    assert not notes

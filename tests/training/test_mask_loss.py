@@ -4,8 +4,7 @@ import math
 
 import torch
 
-from ichx.datasets.masks import UNKNOWN
-from ichx.labels import SUBTYPES
+from ichx.labels import SUBTYPES, UNKNOWN_MASK
 from ichx.training.mask_loss import Overlap, dice, mask_loss
 
 
@@ -37,14 +36,14 @@ def test_the_right_masks_cost_nothing_and_wrong_ones_much() -> None:
 def test_unknown_masks_teach_nothing() -> None:
     masks = masks_at_random()
     with_unknown = masks.clone()
-    with_unknown[1] = UNKNOWN
+    with_unknown[1] = UNKNOWN_MASK
     logits = torch.randn(3, 5, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
     mask_loss(logits, with_unknown).backward()
     assert logits.grad is not None
     assert not logits.grad[1].any()
     assert logits.grad[0].any()
     torch.testing.assert_close(mask_loss(logits, with_unknown), mask_loss(logits[[0, 2]], masks[[0, 2]]))
-    nothing = mask_loss(logits, torch.full_like(masks, UNKNOWN))
+    nothing = mask_loss(logits, torch.full_like(masks, UNKNOWN_MASK))
     assert nothing.item() == 0
     nothing.backward()
 
@@ -62,7 +61,7 @@ def test_overlap_by_hand() -> None:
     found = torch.tensor([[[1, 1, 1, 0], [1, 0, 0, 2]]], dtype=torch.uint8)
     overlap = Overlap(torch.device("cpu"))
     overlap.add(logits_of(found, 1.0), masks)
-    overlap.add(logits_of(found, 1.0), torch.full_like(masks, UNKNOWN))
+    overlap.add(logits_of(found, 1.0), torch.full_like(masks, UNKNOWN_MASK))
     assert dice([overlap.counts()]) == {"dice": 0.375, "dice_epidural": 0.75, "dice_subdural": 0.0}
 
 

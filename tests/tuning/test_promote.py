@@ -11,6 +11,7 @@ from ichx.errors import ConflictError, InvalidInputError
 from ichx.evaluation.audit import audit
 from ichx.evaluation.members import requested_members
 from ichx.evaluation.oof import read_oof
+from ichx.experiments.calibrated_fold import read_calibrated_oof
 from ichx.experiments.register import draft
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -41,7 +42,9 @@ def test_trials_train_a_share_of_the_patients_and_epochs(project: Project) -> No
         oof = read_oof(project, child)
         assert len(set(oof.patients)) == 1  # of the fold's two
         assert oof.left_out == 0
-        assert oof.score == pytest.approx(trial.score)
+        assert oof.score == pytest.approx(trial.raw_score)
+        calibrated = read_calibrated_oof(project, child, [1])
+        assert calibrated.score == pytest.approx(trial.score), "patience took the epoch with the best calibrated score"
         assert marks(child) == ("selected", "50 % of the patients", "partial (1 of 2 folds)")
         found = audit(project, child.number)
         assert found.passed, found

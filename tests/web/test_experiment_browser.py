@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from running_programs import TIMEOUT_SECONDS, start_ichx, wait_until
 from simulated_run import new_one, open_copy, record, start
 from web_site import Serve, Tab
 
@@ -46,6 +47,49 @@ def test_epochs_appear_in_two_tabs_while_they_are_recorded(dataset_copy: Path, s
             wait_for(page, "#state", "stopped")
             wait_for(page, "#all-runs summary", "All runs (1)")
             wait_for(page, "#all-files th", "fold-0/run.log")
+
+
+def test_a_training_is_followed_to_its_end(dataset_copy: Path, serve: Serve, tab: Tabs) -> None:
+    served = serve(dataset_copy)
+    with open_copy(dataset_copy) as store:
+        number = new_one(store)
+        page = tab(served).open(f"/experiments/{number}")
+        page.wait_for_selector("#no-curves:not([hidden])")
+        process = start_ichx("run", number, "--device", "cpu", cwd=dataset_copy)
+        try:
+            wait_until(lambda: len(store.history(number, 0)) > 0, process)
+            page.wait_for_selector(READY, timeout=TIMEOUT_SECONDS * 1000)
+            wait_until(lambda: store.experiment(number).state == "done")
+            page.locator("#live").filter(has_text="complete").wait_for(timeout=TIMEOUT_SECONDS * 1000)
+        finally:
+            process.terminate()
+            process.communicate()
+        scores = [record.values["score"] for record in store.history(number, 1)]
+        wait_for(page, "#folds-done", "2 of 2")
+    page.get_by_text("Values of validation score").click()
+    shown = page.locator("figure", has=page.locator(".plot[data-metric=score]")).locator("tbody td:nth-child(3)")
+    shown.first.wait_for()
+    assert shown.all_inner_texts() == [str(float(f"{score:.5g}")) for score in scores]
+    assert page.locator("#log-text").inner_text()
+
+
+def test_an_open_page_reports_a_store_that_is_away_and_continues(dataset_copy: Path, serve: Serve, tab: Tabs) -> None:
+    served = serve(dataset_copy)
+    with open_copy(dataset_copy) as store:
+        number = new_one(store)
+        run = start(store, number)
+        record(store, run, 0)
+    page = tab(served, allow_errors=True).open(f"/experiments/{number}")
+    page.wait_for_selector(READY)
+    database, away = dataset_copy / "db", dataset_copy / "away"
+    database.rename(away)
+    page.locator("#problem").filter(has_text="ichx.db").wait_for()
+    assert page.locator(READY).count() == 1  # what it has stays
+    away.rename(database)
+    page.locator("#problem").wait_for(state="hidden")
+    with open_copy(dataset_copy) as store:
+        record(store, run, 1)
+    wait_for(page, "[data-value=epochs]", "2/9")
 
 
 def test_controls_are_in_the_url_and_the_back_button_works(trained_root: Path, serve: Serve, tab: Tabs) -> None:
@@ -168,3 +212,20 @@ def test_the_page_reconnects_after_the_server_was_away(dataset_copy: Path, serve
         page.get_by_text("Values of training loss").click()
         page.locator("figure table td").first.wait_for()
         assert page.locator("figure table tbody tr").count() == 2
+
+
+def test_name_tags_and_notes_are_edited_on_the_page(trained_copy: Path, serve: Serve, tab: Tabs) -> None:
+    page = tab(serve(trained_copy)).open("/experiments/1")
+    page.get_by_role("button", name="Edit name, tags and notes").click()
+    page.get_by_label("New tag").fill("read me")
+    page.get_by_role("button", name="Add tag").click()
+    wait_for(page, "#edit-tags li", "read me")
+    page.get_by_label("New note").fill("subdural <b>better</b>")
+    page.get_by_role("button", name="Add note").click()
+    wait_for(page, "#edit-notes dd", "subdural <b>better</b>")
+    page.get_by_role("button", name="Close").click()
+    wait_for(page, "#annotations .tag", "read me")
+    wait_for(page, ".notes li", "subdural <b>better</b>")
+    read_only = tab(serve(trained_copy, read_only=True)).open("/experiments/1")
+    wait_for(read_only, "#live", "complete")
+    assert read_only.get_by_role("button", name="Edit name, tags and notes").count() == 0

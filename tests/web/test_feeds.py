@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from ichx.errors import StoreError
 from ichx.web import feeds as module
 from ichx.web.feeds import Feed, Feeds
 
@@ -69,3 +70,20 @@ def test_a_reader_that_fails_ends_its_followers() -> None:
             assert isinstance(feed, Feed)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("error", "logged"), [(StoreError("Away.", "Wait."), 0), (RuntimeError("bug \x1b[2J"), 1)])
+def test_a_reader_that_fails_ends_its_feed_and_a_bug_is_logged(
+    error: Exception, logged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(before: int | None) -> int:
+        raise error
+
+    async def scenario() -> None:
+        async with Feeds().follow("a", read) as feed:
+            assert await feed.changed(0, 20)
+            assert feed.closed
+
+    asyncio.run(scenario())
+    assert caplog.text.count("Traceback") == logged
+    assert "\x1b" not in caplog.text

@@ -12,7 +12,7 @@ from injections import NOT_IN_A_DATABASE, all_routes, check_route
 from postgres_server import PostgresServer, postgres  # noqa: F401  # fixtures
 from starlette.routing import Route
 from test_pages import PAGES
-from web_site import Served, serving
+from web_site import Served, first_study, serving
 
 from ichx.evaluation.worklist import KINDS
 from ichx.store import Store, open_store
@@ -65,7 +65,7 @@ def test_the_requests_of_the_pages_are_answered(served: Served) -> None:
             assert answer.status_code == 200, (path, answer.text)
             return answer.json()
 
-        path = get("/studies?open=first").url.path
+        path = first_study(client)
         study = get(f"/api{path}").json()
         slice_id = study["series"][0]["slices"][0]["id"]
         of = [one["of"] for one in study["predictors"]]

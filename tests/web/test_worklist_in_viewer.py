@@ -51,6 +51,27 @@ def test_the_rows_of_a_list_follow_each_other_with_the_choices_of_the_reader(
     page.wait_for_url("**/worklist?*page=1*")
 
 
+def test_a_slice_is_reviewed_by_keyboard(trained_copy: Path, serve: Serve, tab: OpenTab) -> None:
+    served = serve(trained_copy)
+    page: Any = tab(served).open("/studies?open=first")
+    page.wait_for_url("**/studies/*/*")
+    page.wait_for_selector(".stage[data-shown]")
+    shown = page.locator("#count").inner_text()
+    page.keyboard.press("m")
+    page.keyboard.press("ArrowDown")
+    for text in ("", "subdural", "M. P.", "next to n, p and 5"):
+        page.keyboard.type(text)
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#reviews li")
+    review = page.locator("#reviews li").inner_text()
+    assert "artefact · subdural · next to n, p and 5 · (M. P.)" in review
+    page.wait_for_function("() => document.activeElement.textContent === 'Save review'")
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("(before) => document.querySelector('#count').textContent !== before", arg=shown)
+
+
 def test_a_study_opens_with_the_best_predictions_or_those_of_the_last_choice(
     trained_root: Path, serve: Serve, tab: OpenTab
 ) -> None:

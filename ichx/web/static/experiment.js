@@ -2,6 +2,8 @@
 
 import { announce, setQuery, showProblem } from "./base.js";
 import { CurveBoard } from "./curves.js";
+import { followEvents } from "./event_stream.js";
+import { prepareEditing } from "./list_editing.js";
 import { LogTail } from "./log_tail.js";
 import { loadTables } from "./score_tables.js";
 
@@ -15,20 +17,24 @@ const board = new CurveBoard(
   { main: at("plots"), more: at("more-curves"), controls: at("controls"), folds: at("chosen-folds") }, page.stages,
 );
 
-// Updates. A hidden page holds no connection: browsers allow few to one server.
-let source = null, cursor = "", state = at("state").textContent, results = null;
+// Updates
+let cursor = "", state = at("state").textContent, results = null;
 
-function connect() {
-  source = new EventSource(`${api}/events?since=${encodeURIComponent(cursor)}`);
-  source.addEventListener("update", (event) => {
-    cursor = event.lastEventId;
-    showProblem();
-    apply(JSON.parse(event.data));
-  });
-  source.addEventListener("end", () => { source.close(); source = null; live.textContent = "complete"; at("no-curves").hidden = board.folds.length > 0; });
-  source.addEventListener("error", () => {
+function follow() {
+  const end = followEvents(() => `${api}/events?since=${encodeURIComponent(cursor)}`, {
+    update: (event) => {
+      cursor = event.lastEventId;
+      showProblem();
+      apply(JSON.parse(event.data));
+    },
+    end: () => {
+      end();
+      live.textContent = "complete";
+      at("no-curves").hidden = board.folds.length > 0;
+    },
+  }, (refused) => {
     live.textContent = "no connection";
-    if (source?.readyState === EventSource.CLOSED) showProblem("The server refuses the connection. Reload the page.");
+    if (refused) showProblem("The server refuses the connection. Reload the page if this stays.");
   });
 }
 
@@ -92,7 +98,7 @@ function prepareScores() {
   const view = at("score-view"), tables = at("score-tables");
   const load = () => loadTables(`${api}/scores?view=${view.value}`, tables);
   const query = new URLSearchParams(location.search);
-  if (query.get("view") === "hflip") view.value = "hflip";
+  if ([...view.options].some(({ value }) => value === query.get("view"))) view.value = query.get("view");
   view.addEventListener("change", () => { setQuery({ view: view.value === "none" ? null : view.value }); load(); });
   details.addEventListener("toggle", () => {
     setQuery({ scores: details.open ? "1" : null });
@@ -108,11 +114,6 @@ at("all-values")?.addEventListener("change", ({ target }) => {
   setQuery({ recipe: target.checked ? "all" : null });
 });
 
+prepareEditing(new Map([[page.number, at("annotations")]])); // it does nothing on a read-only page
 openLog();
-if (document.visibilityState === "visible") connect();
-document.addEventListener("visibilitychange", () => {
-  if (live.textContent === "complete") return;
-  source?.close();
-  source = null;
-  if (document.visibilityState === "visible") connect();
-});
+follow();

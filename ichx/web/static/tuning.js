@@ -1,11 +1,12 @@
 // The page of an Optuna study: new results as trials arrive.
 
 import { announce, showProblem } from "./base.js";
+import { followEvents } from "./event_stream.js";
 
 const page = JSON.parse(document.getElementById("page").textContent);
 const results = document.getElementById("results"), live = document.getElementById("live");
 const api = `/api/tuning/${page.number}`;
-let { version } = page, source = null, loading = false;
+let { version } = page, loading = false;
 
 async function load(wanted) {
   if (loading || wanted === version) return;
@@ -28,16 +29,8 @@ async function load(wanted) {
   }
 }
 
-function connect() {
-  source = new EventSource(`${api}/events`);
-  source.addEventListener("version", (event) => { live.textContent = "(live)"; load(JSON.parse(event.data)); });
-  source.addEventListener("error", () => { live.textContent = "(no connection)"; });
-}
-
-// A hidden page holds no connection: browsers allow few to one server.
-document.addEventListener("visibilitychange", () => {
-  source?.close();
-  source = null;
-  if (document.visibilityState === "visible") connect();
-});
-if (document.visibilityState === "visible") connect();
+followEvents(
+  () => `${api}/events`,
+  { version: (event) => { live.textContent = "(live)"; load(JSON.parse(event.data)); } },
+  () => { live.textContent = "(no connection)"; },
+);

@@ -207,11 +207,13 @@ const actions = {
   },
   toggleShape: () => setShape(state.shape === "linear" ? "sigmoid" : "linear"),
   listed: (step) => list.go(step),
+  review: () => reviews.focus(),
   help: () => $("help").showModal(),
 };
 
 function setShape(shape) {
   address.navigate(() => {
+    started = performance.now();
     state.shape = shape;
     drawWindow();
   });
@@ -257,7 +259,7 @@ function newPane(of) {
   return pane;
 }
 
-const predictorName = (one) => [one.of.replace(":", " "), one.name, one.score == null ? null : one.score.toFixed(4)].filter(Boolean).join(" · ");
+const predictorName = (one) => [one.of === "file:1" && one.name ? null : one.of.replace(":", " "), one.name, one.score == null ? null : one.score.toFixed(4)].filter(Boolean).join(" · ");
 
 /** Return what to show if the URL names no predictions: the last choice in this browser, else the best that are stored. */
 function usual() {

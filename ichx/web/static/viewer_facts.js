@@ -85,9 +85,14 @@ export class Reviews {
         this.problem.textContent = error.message;
       } finally {
         button.disabled = false;
+        if (document.activeElement === document.body) button.focus(); // a disabled button loses the focus
       }
     });
+    this.form?.addEventListener("keydown", (event) => { if (event.key === "Escape") document.activeElement.blur(); });
   }
+
+  /** Move the focus to the form. */
+  focus() { this.form?.elements.finding.focus(); }
 
   /** Show the reviews of `slice`. */
   show(slice) {

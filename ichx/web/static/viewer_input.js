@@ -104,6 +104,7 @@ export function shortcuts(actions, windows, listed) {
       { keys: ["n"], text: "next row of the worklist", run: () => actions.listed(1), single: true },
       { keys: ["p"], text: "previous row of the worklist", run: () => actions.listed(-1), single: true },
     ] : []),
+    { keys: ["m"], text: "review the slice; Escape leaves the form", run: () => actions.review(), single: true },
     { keys: ["?"], text: "this help", run: () => actions.help(), single: true },
   ];
 }

@@ -51,7 +51,7 @@ export class Pane {
     this.of = of;
     this.name = name;
     this.element = made("section", "", { class: "pane" });
-    this.title = made("h2", name);
+    this.title = made("h2", name, { title: name });
     this.area = made("div", "", { class: "stage", tabindex: "0", role: "img" });
     this.legend = made("p", "", { class: "overlay-legend" });
     this.note = made("p", "", { class: "strip-note quiet" });
