@@ -12,6 +12,7 @@ PAGES = (
     "/studies",
     "/studies?open=first",
     "/experiments/1?smooth=0.5&recipe=all",
+    "/compare?exp=1&exp=2&all=1",
     "/jobs",
     "/tuning",
     "/worklist",
