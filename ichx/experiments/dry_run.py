@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.cache.build import CachePlan, plan_caches
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.datasets.patient_subset import EXCLUDED
 from ichx.evaluation.choices import views_of
