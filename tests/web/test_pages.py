@@ -17,6 +17,9 @@ PAGES = (
     "/tuning",
     "/worklist",
     "/worklist?kind=reviewed",
+    "/data",
+    "/data/ph@1",
+    "/ensembles",
 )
 """Add each page here; other tests visit them, too."""
 
