@@ -62,7 +62,8 @@ def open_study(page: "Page", query: str) -> None:
     page.goto(f"{page.url.partition('?')[0]}?slice={page.evaluate(RICHEST_SLICE)}&{query}")
     page.wait_for_selector(".stage[data-shown]")
     page.wait_for_selector("#probabilities th:nth-child(3)")
-    page.wait_for_selector(".overlay-legend .swatch")
+    for legend in page.locator(".overlay-legend").all():
+        legend.locator(".swatch").wait_for()
 
 
 def add_review(page: "Page") -> None:
