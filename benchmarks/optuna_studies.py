@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 
 from ichx.datasets.add import AddRequest, add_dataset
+from ichx.datasets.dataset import load_folds, load_version
+from ichx.evaluation.metric import constant_score
+from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.phantom.study import CHALLENGE_PREVALENCE
 from ichx.project import Project
@@ -73,6 +77,22 @@ def register_tiny(root: Path, settings: tuple[str, ...], seed: int = 0) -> int:
     """Register an experiment of a tiny network with `settings` and return its number."""
     options = [part for setting in (*settings, f"seed={seed}") for part in ("--set", setting)]
     return _register(root, "--plugin", "tiny_resnet", "--size", PIXELS, *options)
+
+
+def register_own(root: Path, seed: int = 0) -> int:
+    """Register an experiment with a tiny network's own recipe and return its number."""
+    return _register(root, "--plugin", "tiny_resnet", "--set", f"seed={seed}")
+
+
+def constant_prevalence(project: Project, only: Sequence[int]) -> float:
+    """Return the score on the folds `only` of predicting the prevalences of the other folds of each."""
+    version = project.store.version("phantom")
+    slices = load_version(project.workspace, version).slices
+    folds = load_folds(project.workspace, version, version.fold_set(), slices)
+    labels = slices[list(LABELS)].to_numpy(float)
+    sizes = [int((folds == fold).sum()) for fold in only]
+    scores = [constant_score(labels[folds != fold], labels[folds == fold]) for fold in only]
+    return float(np.average(scores, weights=sizes))
 
 
 def _register(root: Path, *options: object) -> int:

@@ -1,9 +1,9 @@
-"""Tuning: gain of a study on other folds, overhead of a trial, and losses through kills.
+"""Tuning: gain of a study over a plugin's own recipe on other folds, overhead of a trial, and losses through kills.
 
     python benchmarks/tuning.py [--quick] [--json FILE]
 
 The commands run as processes, on a phantom and the CPU. `--quick` uses fewer patients, trials, seeds and kills, and
-omits random search, whose first ten trials are those of the default sampler. It takes about two minutes, because it
+omits random search. It takes about two minutes, because it
 starts a dozen trainings and as many other commands in sequence.
 """
 
@@ -14,33 +14,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common import Figure, arguments, conclude
 from optuna_studies import (
+    constant_prevalence,
     finished_trials,
     kill_often,
     make_workspace,
     read_json,
+    register_own,
     register_recipe,
     register_tiny,
     run_ichx,
     trial_recipes,
 )
 
-BAD = (
-    "stage.balanced.lr=2e-3",
-    "stage.rebalanced.lr=2e-3",
-    "stage.full.lr=2e-3",
-    "model.dropout=0.3",
-    "augmentation.probability=1.0",
-    "augmentation.rotate=45.0",
-    "augmentation.shift=0.1",
-    "augmentation.scale=0.2",
-    "loss.label_smoothing=0.05",
-)
-"""Low learning rates and strong regularisation, which are wrong for a small network that starts from random weights and
-sees few slices for five epochs. Its score still improves in every epoch."""
+from ichx.evaluation.oof import read_oof
+from ichx.project import Project
+from ichx.store import open_store
+from ichx.workspace import open_workspace
 
 SHORT = ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1")
 FEW = 9
@@ -60,7 +53,7 @@ class Size:
     trials: int
     other_folds: tuple[int, ...]
     """Folds on which the promoted experiments are compared."""
-    random_search: bool
+    samplers: tuple[str, ...]
     timed: int
     """Trials of a study whose overhead is measured."""
     repetitions: int
@@ -70,11 +63,11 @@ class Size:
 
 
 FULL = Size(
-    patients=24,
+    patients=30,
     seeds=(0, 1, 2),
     trials=30,
     other_folds=(1, 2),
-    random_search=True,
+    samplers=("tpe", "random"),
     timed=4,
     repetitions=3,
     kills=20,
@@ -85,7 +78,7 @@ QUICK = Size(
     seeds=(0,),
     trials=2,
     other_folds=(1,),
-    random_search=False,
+    samplers=("tpe",),
     timed=2,
     repetitions=1,
     kills=2,
@@ -99,13 +92,12 @@ def main() -> None:
     size = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory() as scratch:
         few = make_workspace(Path(scratch, "few"), FEW)
+        root = few if size.patients == FEW else make_workspace(Path(scratch, "all"), size.patients)
+        figures = measure_gains(root, size)
         short = register_tiny(few, SHORT)
         run_ichx(few, "data", "cache", "phantom", "--for", short)
-        figures, seconds = measure_overhead(few, short, size)
-        figures += measure_kills(few, short, size, seconds)
-        root = few if size.patients == FEW else make_workspace(Path(scratch, "all"), size.patients)
-        for seed in size.seeds:
-            figures += measure_gain(root, seed, size)
+        more, seconds = measure_overhead(few, short, size)
+        figures += more + measure_kills(few, short, size, seconds)
     conclude(figures, options)
 
 
@@ -114,56 +106,106 @@ class Search:
     """A study and its promoted trial."""
 
     promoted: int | None
-    """Experiment that the best trial was promoted to; None if the best trial is the baseline."""
+    """Experiment that the best trial was promoted to; None if the best trial is the unchanged recipe."""
     seconds: float
     states: str
     """Number of trials in each state."""
 
 
-def measure_gain(root: Path, seed: int, size: Size) -> list[Figure]:
-    """Tune a bad recipe, promote the best trial, and compare both on folds that were not used for tuning."""
-    bad = register_tiny(root, BAD, seed)
-    studies: dict[str, tuple[str, ...]] = {"default sampler": ()}
-    if size.random_search:
-        studies["random search"] = ("--sampler", "random", "--study", "random")
-    searches = {name: search(root, bad, size.trials, options) for name, options in studies.items()}
-    numbers = sorted({found.promoted for found in searches.values() if found.promoted is not None})
-    folds = [part for fold in size.other_folds for part in ("--fold", fold)]
-    run_ichx(root, "run", bad, *numbers, *folds, "--jobs", 2, "--device", "cpu")
-    figures = []
-    for name, found in searches.items():
-        view = read_json(root, "tune", "show", bad, "--study", "random" if studies[name] else "")
-        entry = next((p for p in view["promoted"] if p["experiment"] == found.promoted), None)
-        gain = entry["parent_score"] - entry["score"] if entry else 0.0
-        scores = (
-            f"{entry['parent_score']:.4f}; tuned: {entry['score']:.4f}" if entry else "the best trial is the baseline"
-        )
-        required = name == "default sampler"
-        figures += [
-            Figure(
-                f"seed {seed}, {name}: improvement on the other folds",
-                gain,
-                "",
-                f"the bad recipe, {scores}",
-                "above 0" if required else "-",
-                gain > 0 or not required,
-            ),
-            Figure(f"its {size.trials} trials, 2 at a time: {found.states}", found.seconds, "s", "-", "-", True),
-        ]
-        print(f"seed {seed}, {name}: {gain:+.5f}, {scores}; {found.states} in {found.seconds:.0f} s", flush=True)
+@dataclass(frozen=True)
+class Gain:
+    """A promoted trial compared with the unchanged recipe on folds that were not used for tuning."""
+
+    value: float = 0.0
+    """Improvement of the calibrated score; 0 if the best trial is the unchanged recipe."""
+    low: float | None = None
+    """Bounds of its paired 95 % interval over patients."""
+    high: float | None = None
+    scores: str = "the best trial is the unchanged recipe"
+
+    @property
+    def interval(self) -> str:
+        """The interval in words."""
+        return "no interval" if self.low is None else f"{self.low:+.4f} to {self.high:+.4f}"
+
+    @property
+    def not_worse(self) -> bool:
+        """Whether the interval does not lie below 0."""
+        return self.high is None or self.high >= 0
+
+
+def measure_gains(root: Path, size: Size) -> list[Figure]:
+    """Tune the plugin's own recipe with each sampler and seed; compare on folds that were not used for tuning."""
+    figures: list[Figure] = []
+    gains: dict[str, list[float]] = {}
+    for seed in size.seeds:
+        own = register_own(root, seed)
+        searches = {name: search(root, own, size.trials, name) for name in size.samplers}
+        numbers = sorted({found.promoted for found in searches.values() if found.promoted is not None})
+        folds = [part for fold in size.other_folds for part in ("--fold", fold)]
+        run_ichx(root, "run", own, *numbers, *folds, "--jobs", 2, "--device", "cpu")
+        for name, found in searches.items():
+            gain = _gain(read_json(root, "tune", "show", own, "--study", name), found.promoted)
+            gains.setdefault(name, []).append(gain.value)
+            figures += [
+                Figure(
+                    f"seed {seed}, {name}: improvement on the other folds, {gain.interval}",
+                    gain.value,
+                    "",
+                    f"the plugin's recipe, {gain.scores}",
+                    "interval not below 0",
+                    gain.not_worse,
+                ),
+                Figure(f"its {size.trials} trials, 2 at a time: {found.states}", found.seconds, "s", "-", "-", True),
+            ]
+            print(
+                f"seed {seed}, {name}: {gain.value:+.5f} ({gain.interval}), {gain.scores}; "
+                f"{found.states} in {found.seconds:.0f} s",
+                flush=True,
+            )
+        if seed == size.seeds[0]:
+            figures.append(_better_than_constant(root, own, size))
+    means = {name: statistics.mean(values) for name, values in gains.items()}
+    for name, mean in means.items():
+        required = name == "tpe" and len(size.seeds) > 1
+        target = "above 0" if required else "-"
+        figures.append(Figure(f"{name}: mean improvement", mean, "", "-", target, mean > 0 or not required))
+    if "random" in means:
+        figures.append(Figure("tpe compared with random search", means["tpe"] - means["random"], "", "-", "-", True))
     return figures
 
 
-def search(root: Path, bad: int, trials: int, options: Sequence[str]) -> Search:
-    """Run a study of the experiment `bad` and promote its best trial."""
+def search(root: Path, own: int, trials: int, sampler: str) -> Search:
+    """Run a study of the experiment `own` and promote its best trial."""
     began = time.perf_counter()
-    study = read_json(root, "tune", bad, "--trials", trials, "--jobs", 2, "--device", "cpu", *options)
+    options = ("--sampler", sampler, "--study", sampler, "--no-warm-start", "--device", "cpu")
+    study = read_json(root, "tune", own, "--trials", trials, "--jobs", 2, *options)
     seconds = time.perf_counter() - began
     states = [trial["state"] for trial in study["trials"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     best = study["best"]
     promoted = None if best["baseline"] else int(read_json(root, "exp", "promote", best["experiment"])["number"])
     return Search(promoted, seconds, counts)
+
+
+def _gain(view: Any, promoted: int | None) -> Gain:
+    """Return the gain of the experiment `promoted` in the results `view` of its study."""
+    entry = next((p for p in view["promoted"] if p["experiment"] == promoted), None)
+    if entry is None:
+        return Gain()
+    found = entry["calibrated"]
+    scores = f"{found['parent_score']:.4f}; tuned: {found['score']:.4f}"
+    scores += f" (not calibrated: {entry['parent_score']:.4f}, {entry['score']:.4f})"
+    return Gain(found["better_by"], found["low"], found["high"], scores)
+
+
+def _better_than_constant(root: Path, own: int, size: Size) -> Figure:
+    """Return the score of the plugin's own recipe on the other folds, compared with that of constant prevalences."""
+    with open_store(open_workspace(root)) as store:
+        table = read_oof(Project(open_workspace(root), store), store.experiment(own), only=size.other_folds)
+        constant = constant_prevalence(Project(open_workspace(root), store), size.other_folds)
+    name = "the plugin's recipe on the other folds"
+    return Figure(name, table.score, "", f"constant prevalence, {constant:.4f}", "lower", table.score < constant)
 
 
 class Times(NamedTuple):
@@ -206,7 +248,8 @@ def measure_overhead(root: Path, short: int, size: Size) -> tuple[list[Figure], 
 
 
 def _tune(number: int, study: str, trials: int) -> tuple[object, ...]:
-    return ("tune", number, "--study", study, "--trials", trials, "--pruner", "none", "--device", "cpu")
+    options = ("--no-warm-start", "--pruner", "none", "--device", "cpu")
+    return ("tune", number, "--study", study, "--trials", trials, *options)
 
 
 def _timed(root: Path, *commands: Sequence[object]) -> Times:

@@ -107,8 +107,8 @@ PICTURES = {
         ready="table.worklist",
         act=decode_images,
     ),
-    "ui_data.webp": Picture("/data/phantom@1", 900, act=decode_images),
-    "ui_ensembles.webp": Picture("/ensembles/2", 900),
+    "ui_data.webp": Picture("/data/phantom@1", 1000, ready="section[aria-labelledby=folds] table"),
+    "ui_ensembles.webp": Picture("/ensembles/2", 900, ready="#choices, [aria-labelledby=choices] table"),
     "ui_tuning.webp": Picture("/tuning/3", 900, ready="main svg"),
     "ui_jobs.webp": Picture("/jobs", 420, ready="#jobs"),
 }

@@ -1,9 +1,11 @@
 """Formats of values in tables and messages: numbers, dates, durations, intervals, scores with their marks; CSV."""
 
 import csv
+import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO
 
 from ichx.text import csv_text
@@ -67,9 +69,22 @@ def format_score(e: "ExperimentSummary", *, folds_shown: bool = False) -> str:
 
 def write_csv(stream: TextIO, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write rows as CSV that spreadsheets show as they are, without computing a text; None is an empty field."""
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(map(csv_text, heads))
-    writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row] for row in rows)
+    for part in csv_parts(heads, rows):
+        stream.write(part)
+
+
+CSV_ROWS = 1000
+"""Rows of a part of a CSV."""
+
+
+def csv_parts(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Yield the text of `write_csv` in parts, each with some of the rows."""
+    table = chain([heads], rows)
+    while part := list(islice(table, CSV_ROWS)):
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([csv_text(value) if isinstance(value, str) else value for value in row] for row in part)
+        yield text.getvalue()
 
 
 LONG_NUMBER = 10

@@ -14,6 +14,7 @@ from ichx.cli.exp_repro import repro
 from ichx.cli.exp_show import history, log, show
 from ichx.cli.exp_transfer import export, import_
 from ichx.cli.exp_watch import watch
+from ichx.cli.exp_winner import new_winner
 from ichx.cli.output import console, info, notice, print_json, warn
 from ichx.cli.parameters import AsJson, Settings, complete_backbone, complete_plugin, experiment_numbers
 from ichx.cli.session import session
@@ -58,6 +59,12 @@ def new(
     reference: Annotated[
         bool, typer.Option("--reference", help="Register the six models of the reference solution.")
     ] = False,
+    winner: Annotated[
+        bool, typer.Option("--winner", help="Register CNNs and sequence models after the winners of RSNA 2019.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --winner: print the plan and its cost only.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Register an experiment.
@@ -73,6 +80,8 @@ def new(
     Example: `ichx exp new --plugin resnext50 --seeds 3`
 
     Example: `ichx exp new --reference`
+
+    Example: `ichx exp new --winner --dry-run`
     """
     from ichx.experiments.register import ExperimentRequest, equal_experiments, new_experiments, new_reference
     from ichx.plugins.backbones import cache_file
@@ -82,12 +91,17 @@ def new(
     if sigmoid and linear:
         raise typer.BadParameter("Use either --sigmoid or --linear.")
     kind = "sigmoid" if sigmoid else "linear" if linear else None
-    if reference and (
-        plugin or preset or file or backbone or size or crop or kind or settings or name or members or inputs
-    ):
-        raise typer.BadParameter("--reference allows only --dataset and --folds. Leave out the other options.")
-    if seeds > 1 and (reference or members or inputs):
-        raise typer.BadParameter("--seeds excludes --reference, --members and --inputs.")
+    chosen = plugin or preset or file or backbone or size or crop or kind or settings or name or members or inputs
+    if (reference or winner) and (chosen or (reference and winner)):
+        option = "--reference" if reference else "--winner"
+        raise typer.BadParameter(f"{option} allows only --dataset and --folds. Leave out the other options.")
+    if seeds > 1 and (reference or winner or members or inputs):
+        raise typer.BadParameter("--seeds excludes --reference, --winner, --members and --inputs.")
+    if dry_run and not winner:
+        raise typer.BadParameter("--dry-run needs --winner.")
+    if winner:
+        new_winner(dataset, folds, dry_run=dry_run, as_json=as_json)
+        return
     if backbone is not None and not cache_file().exists():
         info("listing the backbones of timm; the next time the list is cached")
     with session() as project:

@@ -8,6 +8,7 @@ from ichx.cli.output import console, info, print_json
 from ichx.cli.parameters import AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tune_show import study_option
+from ichx.evaluation.choices import CALIBRATED
 from ichx.formatting import format_value
 
 
@@ -36,7 +37,8 @@ def promote(
     console.print(f"experiment {e.number}: {e.name} on {e.dataset} v{e.dataset_version}", markup=False)
     assert e.tuned is not None
     assert tuned is not None
-    score = f"{format_value(e.tuned.score)} on fold {e.tuned.fold} [selected]"
+    kind = " (calibrated)" if e.tuned.objective == CALIBRATED else ""
+    score = f"{format_value(e.tuned.score)}{kind} on fold {e.tuned.fold} [selected]"
     info(f"Trial {e.tuned.trial + 1} (experiment {number}) scored {score}. The other folds give an unbiased score.")
     study = study_option(e.tuned.study, tuned)
     info(f"Next: `ichx run {e.number}`, then `ichx tune show {tuned}{study}`")

@@ -11,6 +11,7 @@ from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotReadyError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.formatting import (
     format_duration,
     format_interval,
@@ -340,7 +341,8 @@ def _format_tuned(kind: str, tuned: "TuningInfo") -> str:
     """Return the study and budget of a trial, or the trial from which an experiment was promoted."""
     trial = f"{tuned.study}, trial {tuned.trial + 1}"
     if kind != "trial":
-        return f"promoted from {trial}, score {format_value(tuned.score)} on fold {tuned.fold} [selected]"
+        kind = "calibrated " if tuned.objective == CALIBRATED else ""
+        return f"promoted from {trial}, {kind}score {format_value(tuned.score)} on fold {tuned.fold} [selected]"
     budget = [f"fold {tuned.fold}"]
     budget += [f"{tuned.subset:.3g} of the patients"] if tuned.subset < 1 else []
     budget += [f"{tuned.length:.3g} of each stage's epochs"] if tuned.length < 1 else []

@@ -33,6 +33,7 @@ def print_comparison(found: "ScoreComparison", one: "Experiment", two: "Experime
         [("weighted", _format(difference), ""), *per_label],
         caption=f"below each difference its 95 % interval, paired, from {difference.draws:,} draws of patients",
     )
+    _print_study_areas(found, a, b)
     for reason, names in undefined_reasons(difference).items():
         console.print(f"{', '.join(names)}: {reason}", style="dim", markup=False)
     console.print(conclusion(difference, one, two), markup=False)
@@ -45,6 +46,25 @@ def print_comparison(found: "ScoreComparison", one: "Experiment", two: "Experime
     if rows:
         heads = ("slice", "positive", "exp", "loss", "label that differs most", "probability")
         print_table("largest disagreements", heads, rows)
+
+
+def _print_study_areas(found: "ScoreComparison", a: int, b: int) -> None:
+    """Print DeLong's test of the AUC of studies."""
+    rows = [
+        (
+            name,
+            f"{of.first:.4f}",
+            f"{of.second:.4f}",
+            f"{of.difference:+.4f}",
+            f"{of.low:+.4f} to {of.high:+.4f}",
+            f"{of.p_value:.4f}",
+        )
+        for name, of in found.study_auc.items()
+        if of is not None
+    ]
+    if rows:
+        heads = ("label", f"exp {a}", f"exp {b}", f"{a} - {b}", "95 % interval", "p")
+        print_table("AUC of studies, with the test of DeLong", heads, rows)
 
 
 def _format(found: "Interval | ScoreDifference") -> str:

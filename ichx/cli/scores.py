@@ -1,6 +1,6 @@
 """`ichx scores`: all scores of an experiment, per slice and per study, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ichx.cli.output import console, notice, print_csv, print_json
@@ -13,6 +13,7 @@ from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
+    from ichx.evaluation.calibration_line import CalibrationLine
     from ichx.evaluation.scorecard import Scorecard
     from ichx.inference.evaluate import Evaluation
 
@@ -96,10 +97,29 @@ def print_scores(title: str, card: "Scorecard | Evaluation", pooling: str, label
         interval = f", {format_interval(loss.low, loss.high)}" if loss.low is not None else f" ({loss.undefined})"
         value = format_value(found.scores.log_loss)
         print_labels(f"{title}, {unit}: weighted log loss {value}{interval}{marks}", found, labels)
+    _print_calibration(card.calibration, labels)
     by_fold = ", ".join(f"{fold}: {format_value(value)}" for fold, value in card.folds.items())
     console.print(f"log loss by fold{marks}  {by_fold}", markup=False)
     if card.left_out:
         notice(f"{card.left_out} slices cannot be decoded and are excluded from all scores.")
+
+
+def _print_calibration(lines: "Mapping[str, CalibrationLine]", labels: Sequence[str] | None) -> None:
+    """Print slope and intercept of each label."""
+    rows = [
+        (
+            name,
+            f"{line.observed:.4f}",
+            f"{line.predicted:.4f}",
+            _format(line.in_the_large),
+            _format(line.slope),
+        )
+        for name, line in lines.items()
+        if not labels or name in labels
+    ]
+    heads = ("label", "positive", "mean probability", "intercept", "slope")
+    caption = "calibrated: intercept 0, slope 1; too extreme: slope below 1; too high on average: intercept below 0"
+    print_table("calibration per slice", heads, rows, caption=caption)
 
 
 def print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) -> None:

@@ -51,7 +51,7 @@ def tune(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of trials that run in parallel.")] = 1,
     searches: Annotated[
         list[str] | None,
-        typer.Option("--search", help="NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=A,B,C; repeatable."),
+        typer.Option("--search", help="NAME=LOW..HIGH, NAME=off,LOW..HIGH, NAME=log:... or NAME=A,B,C; repeatable."),
     ] = None,
     space: Annotated[Path | None, typer.Option("--space", help="Search space as TOML; see `ichx tune space`.")] = None,
     fold: Annotated[int, typer.Option("--fold", min=0, help="Fold whose score is optimised.")] = 0,
@@ -71,6 +71,10 @@ def tune(
         str | None, typer.Option("--max-memory", help="Limit for the device memory of a training, e.g. 24GB.")
     ] = None,
     study: Annotated[str | None, typer.Option("--study", help="Name of a further study of the experiment.")] = None,
+    warm_start: Annotated[
+        bool,
+        typer.Option("--warm-start/--no-warm-start", help="Try the best values of the plugin's earlier studies first."),
+    ] = True,
     device: Device = "auto",
     pretrained: Pretrained = None,
     weights: Weights = None,
@@ -86,9 +90,9 @@ def tune(
 ) -> None:
     """Search better recipe values with Optuna.
 
-    Each trial is an experiment; the first one has the unchanged recipe. A rerun resumes the study. The default search
-    space has learning rates and lengths of the stages, weight decay, batch, augmentation, windows, dropout, label
-    smoothing and weight averaging.
+    Each trial is an experiment; the first one has the unchanged recipe. A rerun resumes the study. Trials are compared
+    by their log loss after calibration within the fold. The default search space has a factor and a ratio of the
+    learning rates, weight decay, strength of the augmentation, drop path or dropout, weight averaging and batch.
 
     Example: `ichx tune 6 --trials 30`
 
@@ -159,6 +163,7 @@ def tune(
                 study=study,
                 timeout=seconds,
                 resources=placement.resources,
+                warm_start=warm_start,
             )
             report = run_study(project, request, engine, callbacks=view, stop_level=stops)
         found = read_study(project, number, study) if report.finished else None

@@ -11,9 +11,17 @@ from ichx.cli.parameters import AsCsv, AsJson, Number
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import NotFoundError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.formatting import format_duration, format_marks, format_value
 from ichx.text import format_count
-from ichx.tuning.describe import format_exceeded, format_good, format_range, format_searched, short_names
+from ichx.tuning.describe import (
+    format_exceeded,
+    format_good,
+    format_range,
+    format_searched,
+    format_verdict,
+    short_names,
+)
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -38,7 +46,7 @@ def show(
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the best trials, important values and promoted trials.
+    """Show the best trials, important values and promoted trials, and whether a trial is better than the recipe.
 
     Works during a study, too. Trials were chosen by their scores, so these are optimistic. The scores of promoted
     trials on the other folds are not.
@@ -111,9 +119,14 @@ def print_study(view: "StudyView", root: Path) -> None:
         warn(f"trial {trial.trial + 1}{experiment} failed: {trial.error}{log}")
     if len(failed) > MAX_ROWS:
         warn(f"{format_count(len(failed) - MAX_ROWS, 'earlier trial')} failed; --json has the reasons.")
+    for trial in view.trials:
+        if trial.warm_start:
+            info(f"warm start: trial {trial.trial + 1} has the values of {trial.warm_start}")
     if view.best is not None and view.baseline in failed:
         warn("The trial with the unchanged recipe failed, so the study lacks a baseline. A larger --trials retries it.")
     _print_promoted(view, marks)
+    if verdict := format_verdict(view):
+        info(verdict)
     if step := next_step(view):
         info(step)
 
@@ -140,7 +153,7 @@ def next_step(view: "StudyView") -> str:
         limits = " within the limits" if view.limits else ""
         return f"No trial{limits} is done yet. Rerun `ichx tune`, with a larger --trials if all have ended."
     if best.baseline:
-        return "No trial is better than the unchanged recipe. Try more trials or another search space."
+        return "Next: try more trials or another search space."
     promoted = next((p for p in view.promoted if p.trial == best.experiment), None)
     if promoted is None and best.deleted:
         return f"The best trial's experiment {best.experiment} was deleted. `ichx tune show --csv` has its values."
@@ -177,13 +190,23 @@ def _print_trials(view: "StudyView", marks: str) -> None:
         shown.append(baseline)
     names = [learned.name for learned in view.learned][:MAX_VALUES]
     heads = short_names(names, [learned.name for learned in view.learned])
-    rows = [(t.experiment, t.score, _state(t), *(format_searched(t.values.get(name)) for name in names)) for t in shown]
+    calibrated = view.objective == CALIBRATED
+    rows = [
+        (
+            t.experiment,
+            t.score,
+            *([t.raw_score] if calibrated else []),
+            _state(t),
+            *(format_searched(t.values.get(name)) for name in names),
+        )
+        for t in shown
+    ]
     left = len(view.learned) - len(names)
     selection = "most important values" if view.importances else "some of the values"
     caption = f"{selection}; {format_count(left, 'other')} in --json" if left else ""
     print_table(
-        f"best trials, scores on fold {view.fold}{marks}",
-        ("exp", "score", "state", *heads),
+        f"best trials, {_kind(view)}scores on fold {view.fold}{marks}",
+        ("exp", "score", *(["raw"] if calibrated else []), "state", *heads),
         rows,
         caption=caption,
         drop=heads[:1:-1],
@@ -191,9 +214,16 @@ def _print_trials(view: "StudyView", marks: str) -> None:
     )
 
 
+def _kind(view: "StudyView") -> str:
+    """Return `calibrated ` if the scores of the study are."""
+    return "calibrated " if view.objective == CALIBRATED else ""
+
+
 def _state(trial: "TrialView") -> str:
     if trial.exceeded:
         return format_exceeded(trial.exceeded)
+    if trial.warm_start and trial.state == "done":
+        return "warm start"
     return "baseline" if trial.baseline else STATE_NAMES.get(trial.state, trial.state)
 
 
@@ -238,9 +268,9 @@ def _print_promoted(view: "StudyView", marks: str) -> None:
             p.experiment,
             p.trial,
             p.chosen,
-            p.score,
-            p.parent_score,
-            None if p.better_by is None else f"{p.better_by:+.5f}",
+            p.compared.score,
+            p.compared.parent_score,
+            None if p.compared.better_by is None else f"{p.compared.better_by:+.5f}",
             f"{len(p.folds)} of {p.others}",
         )
         for p in promoted
@@ -250,18 +280,25 @@ def _print_promoted(view: "StudyView", marks: str) -> None:
     caption = f"Trials were chosen on fold {fold}{marks}, not on the other folds, whose scores are pooled{also}."
     if budget := _budget(view):
         caption += f" Scores of fold {fold} are of trials with {' and '.join(budget)}: compare them with trials only."
-    print_table("promoted trials", heads, rows, caption=caption, drop=("folds done", "trial's exp"))
+    print_table(
+        f"promoted trials, {_kind(view)}scores", heads, rows, caption=caption, drop=("folds done", "trial's exp")
+    )
     for p in promoted:
-        if p.better_by is not None and p.better_low is not None and p.better_high is not None:
-            bounds = f"95 % interval over patients {p.better_low:+.5f} to {p.better_high:+.5f}"
-            info(f"experiment {p.experiment}: gain {p.better_by:+.5f}, {bounds}{format_marks(p.marks)}")
+        found = p.compared
+        if found.better_by is not None and found.low is not None:
+            bounds = f"95 % interval over patients {found.low:+.5f} to {found.high:+.5f}"
+            info(f"experiment {p.experiment}: gain {found.better_by:+.5f}, {bounds}{format_marks(p.marks)}")
+        if p.calibrated is not None and p.better_by is not None:
+            bounds = "" if p.better_low is None else f", {p.better_low:+.5f} to {p.better_high:+.5f}"
+            info(f"experiment {p.experiment} without calibration: gain {p.better_by:+.5f}{bounds}")
         if p.problem:
             warn(f"experiment {p.experiment} cannot be compared: {p.problem.splitlines()[0]}")
 
 
 def _print_csv(view: "StudyView") -> None:
     names = [text.partition("=")[0] for text in view.space]
-    facts = ("trial", "experiment", "state", "baseline", "score", "epochs", "planned", "seconds", "exceeded", "error")
+    measured = ("score", "raw_score", "epochs", "planned", "seconds")
+    facts = ("trial", "experiment", "state", "baseline", *measured, "exceeded", "error")
     rows = []
     for trial in numbered(view).trials:
         values = {fact: getattr(trial, fact) for fact in facts}

@@ -80,10 +80,15 @@ def write_index(folder: Path, given: IndexInput) -> None:
     _write(frame, folder / SLICES_FILE)
     names = list(pd.unique(slices["study"]))  # by code
     _write(_studies(frame, slices.iloc[order], names), folder / STUDIES_FILE)
-    excluded = given.excluded[["study", "slice_id", "defect", "detail"]].sort_values("study", kind="stable")
-    _write(excluded, folder / EXCLUDED_FILE)
+    _write(sort_excluded(given.excluded), folder / EXCLUDED_FILE)
     np.save(folder / BY_ID_FILE, np.argsort(frame["slice_id"].to_numpy(object), kind="stable").astype(np.int32))
     (folder / FACTS_FILE).write_text(json.dumps({"digest": given.digest, "slices": n}), encoding="utf-8")
+
+
+def sort_excluded(excluded: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the rows of a catalog with a defect as an index has them, numbered from 0."""
+    columns = ["study", "slice_id", "defect", "detail", *FILE]
+    return excluded[columns].sort_values("study", kind="stable", ignore_index=True)
 
 
 class StudyIndex:
@@ -159,7 +164,14 @@ class StudyIndex:
             bisect(range(len(studies)), study, key=lambda place: str(studies[place]))
             for bisect in (bisect_left, bisect_right)
         )
-        return [dict(row) for row in self._excluded.slice(first, end - first).drop_columns(["study"]).to_pylist()]
+        return [
+            dict(row)
+            for row in self._excluded.slice(first, end - first).select(["slice_id", "defect", "detail"]).to_pylist()
+        ]
+
+    def excluded_at(self, place: int) -> dict[str, Any] | None:
+        """Return the row of `sort_excluded` with this number, or None if there is none."""
+        return dict(self._excluded.slice(place, 1).to_pylist()[0]) if 0 <= place < len(self._excluded) else None
 
     def masked_rows(self) -> npt.NDArray[np.int64]:
         """Return the cache rows of the slices with masks, ascending."""
@@ -199,18 +211,17 @@ def _studies(frame: "pd.DataFrame", slices: "pd.DataFrame", names: Sequence[Any]
     table["flags"] = [
         " ".join(name for name, on in zip((*FLAGS, *ASSUMED), row, strict=True) if on) for row in flagged.to_numpy()
     ]
-    table["scanner"] = _families(slices.iloc[first])
+    table["scanner"] = _scanners(slices.iloc[first]).to_numpy(object)
     table["masks"] = grouped["mask"].sum().to_numpy(np.int64)
     return table
 
 
-def _families(slices: "pd.DataFrame") -> list[str]:
-    """Return the pixel format of each slice as text: it tells scanners apart, whose names a catalog does not have."""
-    fields = ("bits_stored", "signed", "intercept", "rows", "columns")
-    return [
-        f"{bits}-bit {'signed' if signed else 'unsigned'}, intercept {intercept:g}, {rows} x {columns}"
-        for bits, signed, intercept, rows, columns in zip(*(slices[name] for name in fields), strict=True)
-    ]
+def _scanners(slices: "pd.DataFrame") -> "pd.Series[str]":
+    """Return manufacturer and model of each slice, or its pixel format, which tells scanners apart if none is known."""
+    from ichx.datasets.subgroups import FIELDS, UNKNOWN  # needs pandas
+
+    named = FIELDS["scanner"](slices)
+    return named.where(named != UNKNOWN, FIELDS["pixels"](slices))
 
 
 def _write(frame: "pd.DataFrame", path: Path) -> None:

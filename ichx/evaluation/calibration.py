@@ -29,7 +29,7 @@ class Temperatures:
     values: FloatArray
     """`(1,)` for all labels, or `(6,)`."""
 
-    def apply(self, p: FloatArray, neighbours: SeriesNeighbours) -> FloatArray:
+    def apply(self, p: FloatArray, neighbours: SeriesNeighbours | None = None) -> FloatArray:
         """Return the probabilities `(N, 6)` at these temperatures."""
         return probabilities(model_logits(p) / self.values)
 
@@ -86,7 +86,7 @@ class Bounds:
         return f"to [{self.low:g}, 1 - {self.high:g}]"
 
 
-def fit_temperature(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours) -> Temperatures:
+def fit_temperature(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours | None = None) -> Temperatures:
     """Return the one temperature with the lowest weighted log loss of the labels that vary; `p` is `(N, 6)`."""
     varied = varying(labels)
     if not varied.any():

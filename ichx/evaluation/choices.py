@@ -31,6 +31,12 @@ Method = Literal["auto", "convex", "mean", "rank", "logit", "greedy", "per-label
 and `stack`."""
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
+Objective = Literal["score", "calibrated_score"]
+"""Score by which trials of a tuning are compared, by its name in the history of a training."""
+
+CALIBRATED: Final = "calibrated_score"
+"""See `ichx.evaluation.calibrated_score`."""
+
 
 def check_tta(tta: str) -> Tta:
     """Return `tta`; raise `InvalidInputError` if there is no such test-time augmentation."""

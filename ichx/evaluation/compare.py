@@ -14,9 +14,11 @@ import pandas as pd
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError, did_you_mean
 from ichx.evaluation.bootstrap import ScoreDifference, paired_difference
 from ichx.evaluation.choices import Tta
+from ichx.evaluation.delong import DeLong, compare_areas
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.metric import FloatArray, label_losses, row_losses, score, weighted_row_losses
 from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.scores import pool_studies, positive
 from ichx.evaluation.series_neighbours import IntArray
 from ichx.labels import LABELS
 from ichx.store import Ensemble, Experiment
@@ -65,6 +67,8 @@ class ScoreComparison:
     first_labels: dict[str, float]
     """Log loss of each label by the first."""
     second_labels: dict[str, float]
+    study_auc: dict[str, DeLong | None]
+    """AUC of studies (maximum over slices) by label, with DeLong's test; None with too few studies of a class."""
 
 
 def compare_scores(
@@ -133,6 +137,7 @@ def compare_scores(
         notes=tuple(notes),
         first_labels=dict(zip(LABELS, label_losses(labels, p).tolist(), strict=True)),
         second_labels=dict(zip(LABELS, label_losses(labels, q).tolist(), strict=True)),
+        study_auc=_study_areas(labels, p, q, one.studies[rows]),
     )
 
 
@@ -189,6 +194,16 @@ def _read(project: "Project", scored: Experiment | Ensemble, tta: Tta, notes: li
     if not found.nested:
         notes.append(f"Not a fair comparison: {title(scored)} has a single fold, so its score is in-sample.")
     return found.oof
+
+
+def _study_areas(
+    labels: FloatArray, p: FloatArray, q: FloatArray, studies: npt.NDArray[np.object_]
+) -> dict[str, DeLong | None]:
+    first, second = (pool_studies(labels, one, studies) for one in (p, q))
+    return {
+        name: compare_areas(positive(first.labels[:, k]), first.probabilities[:, k], second.probabilities[:, k])
+        for k, name in enumerate(LABELS)
+    }
 
 
 def common_rows(one: OofTable, two: OofTable) -> tuple[IntArray, IntArray]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ichx.errors import MAX_NAME, NotReadyError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.member_outputs import member_id
 from ichx.experiments.register import image_facts
 from ichx.recipe import Recipe
@@ -172,6 +173,7 @@ def _tuned(facts: Mapping[str, Any] | None) -> TuningInfo | None:
         subset=_share(facts["subset"]),
         length=_share(facts["length"]),
         score=None if facts["score"] is None else float(facts["score"]),
+        objective=CALIBRATED if facts.get("objective") == CALIBRATED else "score",
     )
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from ichx.errors import NotReadyError
 from ichx.experiment_files import ExperimentFiles
+from ichx.experiments.calibrated_fold import fold_calibration
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 from ichx.experiments.fold_predictions import FoldPredictions
 from ichx.experiments.fold_status import finished_folds
@@ -111,8 +112,9 @@ def train_fold(context: FoldContext, fold: int, feed: TrainingFeed, control: Con
     source = describe_position(position, done, recipe.epochs) if resumed else str(start)
     context.callbacks.fold_started(fold_plan(context, fold, source, done))
     no_masks = prepared.plugin.masks and prepared.masks is None  # a decoder without gradients
+    options_of_fit = FitOptions(fold, context.hardware, control, no_masks, fold_calibration(prepared, fold, feed))
     try:
-        result = fit(model, recipe, feed, FitOptions(fold, context.hardware, control, no_masks))
+        result = fit(model, recipe, feed, options_of_fit)
     except TrainingDivergedError as error:
         raise _recorded(context, fold, error, control) from error
     if group.leads:

@@ -16,7 +16,7 @@ from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import Experiment
+    from ichx.store import DatasetVersion, Experiment, FoldSet
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[s
     ]
     if different:
         raise ConflictError("\n".join(different), "Use members with the same files, labels and folds.")
-    _check_series(project, first)
+    version = project.store.version_by_id(first.version_id)
+    check_series(project, version, version.fold_set_of(first))
     if "features" in inputs:
         _check_features(members)
         from ichx.experiments.member_features import feature_width  # imports torch
@@ -87,19 +88,18 @@ def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[s
     return members
 
 
-def _check_series(project: "Project", experiment: "Experiment") -> None:
-    """Raise `ConflictError` if the folds of `experiment` split a series: its slices would be learnt and predicted."""
-    if not experiment.leaked:
+def check_series(project: "Project", version: "DatasetVersion", fold_set: "FoldSet") -> None:
+    """Raise `ConflictError` if the folds split a series: its slices would be learnt and predicted."""
+    if not fold_set.leaky:
         return  # the slices of a patient are in one fold
-    version = project.store.version_by_id(experiment.version_id)
     slices = load_version(project.workspace, version).slices
-    folds = load_folds(project.workspace, version, version.fold_set_of(experiment), slices)
+    folds = load_folds(project.workspace, version, fold_set, slices)
     split = int((pd.Series(folds).groupby(series_codes(slices)).nunique() > 1).sum())
     if split:
         count = format_count(split, "series", "series")
         raise ConflictError(
-            f"The folds {experiment.fold_set} of experiment {experiment.number} split {count}.",
-            "Use members on folds that keep all slices of a series together.",
+            f"The folds {fold_set.name} of {version.dataset} split {count}.",
+            "Use folds that keep all slices of a series together, and members on these.",
         )
 
 

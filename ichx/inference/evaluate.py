@@ -14,6 +14,7 @@ from ichx.datasets.identity import of_known_patients
 from ichx.errors import ChangedDataError, ConflictError, NotReadyError
 from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
+from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
 from ichx.evaluation.choices import Average, Pooling, check_pooling
 from ichx.evaluation.metric import FloatArray, score
 from ichx.evaluation.scorecard import both_scores
@@ -54,6 +55,8 @@ class Evaluation:
     """The precisions of the networks, e.g. `fp32`; `unknown` for predictions stored by 0.1."""
     thresholds: dict[str, dict[str, tuple[OperatingPoint, ...]]]
     """Operating thresholds by unit (`slice`, `study`) and label; none for a label without both classes."""
+    calibration: dict[str, CalibrationLine]
+    """Calibration of slices by label."""
     average: Average = "logit"
     """What was averaged over views and folds."""
     ensemble: int | None = None
@@ -167,6 +170,7 @@ def evaluate_slices_with(
             "slice": _thresholds(labels, mean),
             "study": _thresholds(pooled.labels, pooled.probabilities),
         },
+        calibration=calibration_lines(labels, mean, rows["patient"].to_numpy(object)),
         average=model.options.average,
         ensemble=model.ensemble,
     )

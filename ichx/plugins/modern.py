@@ -18,6 +18,7 @@ from ichx.recipe import (
 )
 
 BRAIN_SUBDURAL_BONE = ((40.0, 80.0), (80.0, 200.0), (600.0, 2800.0))
+ADJACENT_SIZE = 384
 AUGMENTATION = AugmentationRecipe(scale=0.1, grid_limit=0.1, window_shift=10.0, window_scale=0.1)
 
 
@@ -68,13 +69,23 @@ def _three_stages(recipe: Recipe) -> Recipe:
     return replace(recipe, stage=stages)
 
 
+def _adjacent(recipe: Recipe) -> Recipe:
+    """Return `recipe` for a slice and its two neighbours in the brain window, at the size that all of these share.
+
+    Three channels, which is what the pretrained weights have; one cache for all networks of a plan.
+    """
+    size = ADJACENT_SIZE
+    image = replace(recipe.input, size=size, crop=0, windows=((40.0, 80.0),), centre="series", neighbours=1)
+    return replace(recipe, input=image)
+
+
 def _plugin(name: str, summary: str, cost: NetworkCost, model: _Model) -> Plugin:
     recipe = _recipe(name, model)
     return Plugin(
         name=name,
         summary=summary,
         recipe=recipe,
-        presets={"three-stage": _three_stages(recipe)},
+        presets={"three-stage": _three_stages(recipe), "adjacent": _adjacent(recipe)},
         cost=cost,
         weights_licence="Apache-2.0",
     )

@@ -140,6 +140,8 @@ def value_axis(learned: "ValueFindings", trials: "Sequence[TrialView]", title: s
     assert learned.low is not None
     assert learned.high is not None
     low, high = min([learned.low, *values]), max([learned.high, *values])
+    if learned.off:
+        low = low / 2 if learned.log else 0.0  # "off" is drawn at the low end
     return log_axis(low, high, title) if learned.log else linear_axis(low, high, title)
 
 
@@ -150,11 +152,13 @@ def _choices(learned: "ValueFindings") -> list[str]:
 
 
 def _coordinate(learned: "ValueFindings", axis: Axis, value: Value) -> float | None:
-    """Return the coordinate of `value` on `axis`; None if it has none, e.g. 0 on a logarithmic axis."""
+    """Return the coordinate of `value` on `axis`; None if it has none, e.g. 0 on a logarithmic axis without `off`."""
     if learned.choices:
         return float(_choices(learned).index(str(value))) if str(value) in _choices(learned) else None
     number = float(value)
-    return None if axis.log and number <= 0 else number
+    if axis.log and number <= 0:
+        return axis.low if learned.off else None
+    return number
 
 
 def _trial_coordinate(learned: "ValueFindings", axis: Axis, trial: "TrialView") -> float:

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from ichx.errors import IchxError
 from ichx.report import tuning_plots as plots
 from ichx.tuning import may_have_studies
+from ichx.tuning.describe import format_verdict
 from ichx.tuning.promoted import Promoted, read_one
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def study_figures(section: TuningSection) -> list[Mapping[str, object]]:
                 "width": parallel[1] if parallel else 0.0,
                 "clipped": plots.clipped_count(view),
                 "high": plots.score_axis(view).high,
+                "verdict": format_verdict(view),
             }
         )
     return figures

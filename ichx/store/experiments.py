@@ -1,7 +1,7 @@
 """Queries for experiments, over an open connection: register, select, list. Tags and notes: `annotations`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -37,8 +37,21 @@ _ALL = _columns(Experiment)
 _PROGRESS = ("folds_done", "state", "stage", "seconds")
 
 
-def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft], is_used: IsUsed) -> list[Experiment]:
+def add_experiments(
+    connection: Connection,
+    drafts: Sequence[ExperimentDraft],
+    is_used: IsUsed,
+    members: Mapping[int, Sequence[int]] | None = None,
+    tag_name: str | None = None,
+) -> list[Experiment]:
     """Register `drafts` under consecutive numbers that no folder uses.
+
+    Args:
+        connection: The connection.
+        drafts: The experiments.
+        is_used: Whether a number belongs to a folder.
+        members: By place in `drafts`, the places of a draft's members.
+        tag_name: A tag of all of them.
 
     Raises:
         ValueError: The pins of a draft disagree.
@@ -47,7 +60,13 @@ def add_experiments(connection: Connection, drafts: Sequence[ExperimentDraft], i
         return []
     numbers = take_numbers(connection, "experiment", len(drafts), is_used)
     now = store_time(connection)
-    return [add_experiment(connection, draft, number, now) for number, draft in zip(numbers, drafts, strict=True)]
+    for at, (number, draft) in enumerate(zip(numbers, drafts, strict=True)):
+        if members is not None and at in members:
+            draft = replace(draft, members=tuple(numbers[place] for place in members[at]))
+        add_experiment(connection, draft, number, now)
+        if tag_name is not None:
+            connection.execute(insert(tag).values(experiment=number, tag=tag_name))
+    return [get_experiment(connection, number) for number in numbers]
 
 
 def add_experiment(connection: Connection, draft: ExperimentDraft, number: int, created: datetime) -> Experiment:

@@ -137,6 +137,8 @@ class TuningInfo:
     """Share of each stage's epochs; 1 for a promoted experiment."""
     score: float | None = None
     """Score of the trial that a promoted experiment was chosen by."""
+    objective: str = "score"
+    """Name of the score that the study optimizes: `score` in studies of older versions, else `calibrated_score`."""
 
 
 @dataclass(frozen=True)

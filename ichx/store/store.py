@@ -351,13 +351,24 @@ class Store:
 
     # Experiments
 
-    def add_experiments(self, drafts: Sequence[ExperimentDraft]) -> list[Experiment]:
+    def add_experiments(
+        self,
+        drafts: Sequence[ExperimentDraft],
+        *,
+        members: Mapping[int, Sequence[int]] | None = None,
+        tag: str | None = None,
+    ) -> list[Experiment]:
         """Register all experiments, or none, under consecutive numbers.
+
+        Args:
+            drafts: The experiments.
+            members: By place in `drafts`, the places of a draft's members, which have no numbers yet.
+            tag: A tag of all of them.
 
         Raises:
             ValueError: The digests of a draft differ from those of its dataset version and folds.
         """
-        return self._record(experiments.add_experiments, drafts, self._is_used)
+        return self._record(experiments.add_experiments, drafts, self._is_used, members, tag)
 
     def import_experiment(self, draft: ImportDraft, *, place: Callable[[int], object], root: str) -> Experiment:
         """Register an experiment of another store, with everything recorded about it, under the next number.

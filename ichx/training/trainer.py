@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from ichx.evaluation.calibrated_score import FoldCalibration
 from ichx.evaluation.metric import probabilities
 from ichx.recipe import Recipe, StageRecipe
 from ichx.training.callbacks import EpochResult
@@ -29,7 +30,7 @@ FINAL = "oof-identity"
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a training is executed; nothing here changes what it computes, except for device and precision."""
+    """How a training is executed; of these, device, precision and the score of patience change what it computes."""
 
     fold: int = 0
     """Part of the address of random draws."""
@@ -39,6 +40,8 @@ class FitOptions:
     """Checkpoints, callbacks, stop requests and the processes that train together."""
     unused_parameters: bool = False
     """Whether parameters of the network get no gradients, e.g. a decoder without masks."""
+    calibration: FoldCalibration | None = None
+    """Records the calibrated score of each epoch, which then decides about patience, too. For tuning."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,11 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
         for epoch in range(first, stage.epochs):
             plan = plan_epoch(recipe, feed, index, epoch, progress.position)
             train_epoch(learner, feed, plan, control)
-            result, logits = validate(learner, feed, plan, predictor)
-            stopping.update(result.values["score"], learner.weights)
+            share = stage.validated_share(epoch + 1)
+            result, logits = validate(learner, feed, plan, predictor, options.calibration, share)
+            stopping.update(result.compared_score, learner.weights)
+            if stopping.over and "score" not in result.values:  # the last epoch of the stage after all
+                result, logits = validate(learner, feed, plan, predictor, options.calibration)
             reached = stage.epochs if stopping.over else epoch + 1  # epochs that patience leaves out count as done
             # Record first: after a crash between the two, the resumed run validates again and replaces the record.
             control.record(result, epochs_done(recipe, index, reached))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ichx.recipe import Recipe, StageRecipe
 from ichx.recipe_text import apply_settings
 from ichx.text import parse_toml
+from ichx.tuning.joint_values import JOINT, apply_joint
 
 Value = float | int | str
 """A searched value; a choice is a string in TOML syntax."""
@@ -27,8 +28,10 @@ def trial_recipe(recipe: Recipe, values: Mapping[str, Value], length: float = 1.
     lengths = {name: _stage_length(value) for name, value in values.items() if _is_length(name)}
     valid = {name: epochs for name, epochs in lengths.items() if epochs is not None}
     stages = tuple(resize_stage(s, valid.get(f"stage.{s.name}.epochs", s.epochs)) for s in recipe.stage)
-    others = {name: value for name, value in values.items() if name not in valid}
+    joint = {name: _number(value) for name, value in values.items() if name in JOINT}
+    others = {name: value for name, value in values.items() if name not in valid and name not in joint}
     changed = apply_settings(_with_stages(recipe, stages), format_settings(others))
+    changed = apply_settings(apply_joint(changed, joint), ())  # checks the changed values
     return _with_stages(changed, tuple(resize_stage(s, max(round(s.epochs * length), 1)) for s in changed.stage))
 
 
@@ -68,6 +71,11 @@ def _stage_length(value: Value) -> int | None:
     """Return a valid number of epochs; None for other values, which `apply_settings` reports."""
     number = parse_toml(f"value = {value}")["value"] if isinstance(value, str) else value
     return number if isinstance(number, int) and number >= 1 else None
+
+
+def _number(value: Value) -> float:
+    number = parse_toml(f"value = {value}")["value"] if isinstance(value, str) else value
+    return float(number)
 
 
 def _is_length(name: str) -> bool:

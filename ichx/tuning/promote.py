@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError, NotReadyError
-from ichx.experiments.fold_status import fold_score
 from ichx.experiments.register import draft
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
 from ichx.tuning.budget import trial_recipe
+from ichx.tuning.trial_score import trial_score
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -51,7 +51,7 @@ def promote(project: "Project", number: int, name: str | None = None) -> Promoti
             f"Experiment {number} has the unchanged recipe of experiment {trial.parent}.",
             f"Run that one on all folds: `ichx run {trial.parent}`.",
         )
-    score = fold_score(project.store, number, tuned.fold)
+    score = trial_score(project, trial, tuned.fold)
     if score is None:
         raise NotReadyError(
             f"Experiment {number} is not trained to its end and has no score.",

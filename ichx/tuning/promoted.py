@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError, NotFoundError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.selecting_folds import tuning_folds
 from ichx.recipe_text import from_toml
 
@@ -15,6 +16,21 @@ if TYPE_CHECKING:
     from ichx.store import Experiment, Store
 
     Tables = dict[tuple[int, tuple[int, ...]], OofTable]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores of a promoted experiment and of the tuned one on the same folds, of one kind."""
+
+    score: float | None
+    parent_score: float | None
+    better_by: float | None
+    """Improvement over the parent's score, on the slices that both predict."""
+    low: float | None
+    """Bounds of its paired 95 % interval over patients."""
+    high: float | None
+    undefined: str | None
+    """Why there is no interval although both have scores."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +67,22 @@ class Promoted:
     about a member of a sequence experiment."""
     problem: str | None = None
     """Why predictions cannot be read."""
+    undefined: str | None = None
+    """Why there is no interval of the improvement."""
+    calibrated: Comparison | None = None
+    """The same by calibrated scores; None for a study that did not use them, or before a fold is finished."""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """Marks of the scores over the other folds."""
         marks = (("selected", self.selected), ("leaky folds", self.leaked))
         return tuple(mark for mark, applies in marks if applies)
+
+    @property
+    def compared(self) -> Comparison:
+        """The comparison by the score of the study."""
+        raw = (self.score, self.parent_score, self.better_by, self.better_low, self.better_high, self.undefined)
+        return self.calibrated or Comparison(*raw)
 
 
 def read_promoted(project: "Project", study: str, trials: Iterable[int]) -> tuple[Promoted, ...]:
@@ -103,6 +129,10 @@ def read_one(project: "Project", experiment: "Experiment", tables: "Tables | Non
     except IchxError as error:
         problem = error.problem
     better = None if own is None or before is None else improvement(before, own)
+    calibrated = None
+    if own is not None and tuned.objective == CALIBRATED:
+        tuned_one = None if before is None or parent is None else project.store.experiment(parent)
+        calibrated = _compare_calibrated(project, (experiment, own), (tuned_one, before))
     return Promoted(
         experiment=experiment.number,
         trial=experiment.parent,
@@ -122,6 +152,8 @@ def read_one(project: "Project", experiment: "Experiment", tables: "Tables | Non
         or from_toml(experiment.recipe).selects
         or any(project.store.experiment(member).selected for member in experiment.members),
         problem=problem,
+        undefined=None if better is None else better.undefined,
+        calibrated=calibrated,
     )
 
 
@@ -134,6 +166,21 @@ def improvement(before: "OofTable", after: "OofTable") -> "ScoreDifference":
     return paired_difference(
         before.labels[rows], before.probabilities[rows], after.probabilities[others], before.patients[rows]
     )
+
+
+def _compare_calibrated(
+    project: "Project", own: "tuple[Experiment, OofTable]", before: "tuple[Experiment | None, OofTable | None]"
+) -> Comparison:
+    """Return the comparison of a promoted experiment with the tuned one, if that has predictions, too."""
+    from ichx.experiments.calibrated_fold import calibrated_oof  # imports pandas
+
+    after = calibrated_oof(project, *own)
+    parent, table = before
+    if parent is None or table is None:
+        return Comparison(after.score, None, None, None, None, None)
+    first = calibrated_oof(project, parent, table)
+    found = improvement(first, after)
+    return Comparison(after.score, first.score, found.value, found.low, found.high, found.undefined)
 
 
 def _tuned_experiment(store: "Store", experiment: "Experiment", study: str) -> int | None:

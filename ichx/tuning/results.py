@@ -16,14 +16,17 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError, did_you_mean
-from ichx.recipe import literal, settable
+from ichx.evaluation.choices import CALIBRATED, Objective
+from ichx.recipe import literal
 from ichx.recipe_text import from_toml
 from ichx.tuning import studies_url
 from ichx.tuning.budget import Value
 from ichx.tuning.connection import storage_errors
 from ichx.tuning.importance import MIN_TRIALS, importances
+from ichx.tuning.joint_values import searchable
 from ichx.tuning.promoted import Promoted, read_promoted
-from ichx.tuning.storage import open_storage, study_name
+from ichx.tuning.space import SWITCH
+from ichx.tuning.storage import open_storage, study_name, study_owner
 from ichx.tuning.trial_view import STATES, TrialView, ranked_trials, trial_view
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ class ValueFindings:
     """
     importance: float | None
     """Share of the score's variance that it explains, 0 to 1."""
+    off: bool = False
+    """Whether it may also be 0, which is off and not in the range."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,8 @@ class StudyView:
     """Most important value first."""
     saved: Saved
     promoted: tuple[Promoted, ...]
+    objective: Objective = "score"
+    """The score by which trials are compared: `score` in studies of older versions."""
 
     @property
     def baseline(self) -> TrialView | None:
@@ -119,6 +126,8 @@ class StudyOverview:
     """Number of trials by state."""
     best: float | None
     """Score of the best trial within the limits."""
+    objective: Objective = "score"
+    """The score by which trials are compared."""
 
 
 def list_studies(workspace: "Workspace") -> list[StudyOverview]:
@@ -131,13 +140,14 @@ def list_studies(workspace: "Workspace") -> list[StudyOverview]:
     try:
         with _open_storage(workspace) as storage:
             for study in storage.get_all_studies():
-                number, _, name = study.study_name.removeprefix(study_name(0, None)[:-1]).partition("-")
-                if not number.isdecimal() or study_name(int(number), name or None) != study.study_name:
-                    continue  # of another program
+                number = study_owner(study.study_name)
+                if number is None:
+                    continue
+                name = study.study_name.removeprefix(study_name(number, None)).removeprefix("-")
                 trials = [trial_view(t) for t in storage.get_all_trials(study._study_id, False) if t.state in STATES]
                 counts = Counter(trial.state for trial in trials)
                 best = next((trial.score for trial in ranked_trials(trials)), None)
-                found.append(StudyOverview(int(number), name, counts, best))
+                found.append(StudyOverview(number, name, counts, best, _objective(study.user_attrs.get("setup", {}))))
     except NotFoundError:
         return []
     return sorted(found, key=lambda one: (-one.experiment, one.name))
@@ -200,7 +210,7 @@ def summarize(project: "Project", parent: "Experiment", study: "Study") -> Study
     frozen = [t for t in study.get_trials(deepcopy=False) if t.state in STATES]
     space = tuple(map(str, setup["search space"]))
     names = [text.partition("=")[0] for text in space]
-    recipe = settable(from_toml(parent.recipe, source=f"the recipe of experiment {parent.number}"))
+    recipe = searchable(from_toml(parent.recipe, source=f"the recipe of experiment {parent.number}"))
     distributions = {name: d for t in frozen for name, d in t.distributions.items()}
     as_is = {
         name: literal(recipe[name]) if isinstance(distributions.get(name), CategoricalDistribution) else recipe[name]
@@ -225,13 +235,18 @@ def summarize(project: "Project", parent: "Experiment", study: "Study") -> Study
         best=ranked[0] if ranked else None,
         importances=shares,
         learned=tuple(
-            _learned(name, distributions[name], as_is.get(name), ranked, (shares or {}).get(name))
+            _learned(name, distributions, as_is.get(name), ranked, (shares or {}).get(name))
             for name in sorted(names, key=lambda name: (-(shares or {}).get(name, 0.0), not name.endswith(".lr")))
-            if name in distributions
+            if name in distributions or f"{name}{SWITCH}" in distributions
         ),
         saved=_saved(trials),
         promoted=read_promoted(project, study.study_name, [t.experiment for t in trials if t.experiment is not None]),
+        objective=_objective(setup),
     )
+
+
+def _objective(setup: Mapping[str, Any]) -> Objective:
+    return CALIBRATED if setup.get("objective") == CALIBRATED else "score"
 
 
 @contextlib.contextmanager
@@ -253,8 +268,14 @@ def _complete_view(view: TrialView, as_is: Mapping[str, Value], existing: set[in
 
 
 def _learned(
-    name: str, searched: Any, as_is: Value | None, ranked: Sequence[TrialView], importance: float | None
+    name: str,
+    distributions: Mapping[str, Any],
+    as_is: Value | None,
+    ranked: Sequence[TrialView],
+    importance: float | None,
 ) -> ValueFindings:
+    off = f"{name}{SWITCH}" in distributions
+    searched = distributions.get(name, CategoricalDistribution((0.0,)))  # no trial has it on
     quarter = ranked[: math.ceil(len(ranked) / 4)] if len(ranked) >= MIN_TRIALS else []
     values = [t.values[name] for t in quarter if name in t.values]
     choice = isinstance(searched, CategoricalDistribution)
@@ -272,6 +293,7 @@ def _learned(
         best=ranked[0].values.get(name) if ranked else None,
         good=good,
         importance=importance,
+        off=off,
     )
 
 

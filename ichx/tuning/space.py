@@ -1,7 +1,7 @@
 """Search spaces: the values of a recipe that a study varies, and their bounds. Checked before any trial.
 
-A search is written `NAME=LOW..HIGH`, `NAME=log:LOW..HIGH` or `NAME=A,B,C`, or in a TOML file, with the names of
-`ichx.recipe.settable`. The default space is in `ichx.tuning.default_space`.
+A search is written `NAME=LOW..HIGH`, `NAME=log:LOW..HIGH`, `NAME=off,LOW..HIGH` or `NAME=A,B,C`, or in a TOML file.
+Names are those of `ichx.tuning.joint_values.searchable`. The default space is in `ichx.tuning.default_space`.
 """
 
 import json
@@ -14,15 +14,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ichx.errors import CorruptFileError, IchxError, StorageError, raise_problems
 from ichx.files import read_text
-from ichx.recipe import Recipe, literal, settable
+from ichx.recipe import Recipe, literal
 from ichx.text import parse_toml
 from ichx.tuning.budget import Value, trial_recipe
+from ichx.tuning.joint_values import searchable
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-FORMS: Final = "NAME=LOW..HIGH, NAME=log:LOW..HIGH or NAME=A,B,C"
+FORMS: Final = "NAME=LOW..HIGH, NAME=log:LOW..HIGH, NAME=off,LOW..HIGH or NAME=A,B,C"
 FILE_REMEDY: Final = "Run `ichx tune space NUMBER` to print one to start from."
+
+
+OFF: Final = "off"
+"""Written for a value of 0 that turns something off."""
+SWITCH: Final = ".on"
+"""Suffix of the name under which Optuna records whether a value is off; it records the number only if it is on."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,10 @@ class Range:
     def contained(self, value: Any) -> Value | None:
         """Return a recipe's `value` as a trial has it; None if it is out of range."""
         return value if self.low <= value <= self.high else None
+
+    def recorded(self, value: Value) -> dict[str, Value]:
+        """Return a contained `value` as Optuna records it."""
+        return {self.name: value}
 
     def suggest(self, trial: "Trial") -> Value:
         """Return the value that Optuna suggests; repeated calls return the same value."""
@@ -88,12 +99,60 @@ class Choice:
         own = parse_toml(f"value = {literal(value)}")["value"]
         return next((text for text in self.values if parse_toml(f"value = {text}")["value"] == own), None)
 
+    def recorded(self, value: Value) -> dict[str, Value]:
+        """Return a contained `value` as Optuna records it."""
+        return {self.name: value}
+
     def suggest(self, trial: "Trial") -> Value:
         """Return the value that Optuna suggests; repeated calls return the same value."""
         return trial.suggest_categorical(self.name, self.values)
 
 
-Dimension = Range | Choice
+@dataclass(frozen=True)
+class Switch:
+    """Off, which is 0, or a number of a range."""
+
+    numbers: Range
+
+    def __str__(self) -> str:
+        return f"{self.name}={OFF},{str(self.numbers).removeprefix(f'{self.name}=')}"
+
+    @property
+    def name(self) -> str:
+        """Name of the value."""
+        return self.numbers.name
+
+    @property
+    def toml(self) -> str:
+        """The search as `read_space` takes it."""
+        return json.dumps(str(self).removeprefix(f"{self.name}="))
+
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """0, the lowest and the highest value."""
+        return (self._off, *self.numbers.ends)
+
+    def contained(self, value: Any) -> Value | None:
+        """Return a recipe's `value` as a trial has it; None if it is neither 0 nor in the range."""
+        return self._off if value == 0 else self.numbers.contained(value)
+
+    def recorded(self, value: Value) -> dict[str, Value]:
+        """Return a contained `value` as Optuna records it."""
+        if value == 0:
+            return {f"{self.name}{SWITCH}": OFF}
+        return {f"{self.name}{SWITCH}": "on"} | self.numbers.recorded(value)
+
+    def suggest(self, trial: "Trial") -> Value:
+        """Return the value that Optuna suggests; repeated calls return the same value."""
+        state = trial.suggest_categorical(f"{self.name}{SWITCH}", (OFF, "on"))
+        return self._off if state == OFF else self.numbers.suggest(trial)
+
+    @property
+    def _off(self) -> Value:
+        return 0 if self.numbers.integer else 0.0
+
+
+Dimension = Range | Choice | Switch
 Space = tuple[Dimension, ...]
 
 
@@ -138,6 +197,23 @@ def read_space(path: Path, recipe: Recipe) -> Space:
     return space
 
 
+def recorded(space: Space, values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return contained `values` of the space by name, as Optuna records them."""
+    return {
+        key: value
+        for dimension in space
+        if dimension.name in values
+        for key, value in dimension.recorded(values[dimension.name]).items()
+    }
+
+
+def recorded_values(params: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the values that Optuna has recorded for a trial, with 0 for those that are off."""
+    values = {name: value for name, value in params.items() if not name.endswith(SWITCH)}
+    off = [name.removesuffix(SWITCH) for name, state in params.items() if name.endswith(SWITCH) and state == OFF]
+    return values | dict.fromkeys(off, 0.0)
+
+
 def to_toml(space: Space) -> str:
     """Return `space` as `read_space` takes it."""
     return "".join(f"{dimension.name} = {dimension.toml}\n" for dimension in space)
@@ -174,10 +250,18 @@ def _parse_all(searches: Sequence[str], recipe: Recipe) -> tuple[Space, list[str
 
 
 def _parse(name: str, text: str, recipe: Recipe) -> tuple[Dimension | None, list[str]]:
-    known = settable(recipe)
+    known = searchable(recipe)
     if name not in known:
         return None, _recipe_problems(recipe, {name: "0"})
     kind = type(known[name])
+    first, _, rest = (part.strip() for part in text.partition(","))
+    if first == OFF and kind in (int, float):
+        if ".." not in rest and not rest.startswith("log:"):
+            return _parse(name, f"0,{rest}" if kind is int else f"0.0,{rest}", recipe)
+        numbers, problems = _parse(name, rest, recipe)
+        if isinstance(numbers, Range) and numbers.low <= 0:
+            return None, ["the range after off must be above 0"]
+        return Switch(numbers) if isinstance(numbers, Range) else None, problems
     if ".." not in text and not text.startswith("log:"):
         choice = Choice(name, _choices(text))
         if len(set(choice.values)) < max(2, len(choice.values)):

@@ -17,6 +17,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from ichx.errors import ConflictError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.locks import file_lock
 from ichx.store.database import is_sqlite
 from ichx.tuning import database_path, studies_url
@@ -42,6 +43,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 def study_name(experiment: int, name: str | None) -> str:
     """Return the full name of the study `name` of an experiment; the first study has no name."""
     return f"experiment-{experiment}" + (f"-{name}" if name else "")
+
+
+def study_owner(full_name: str) -> int | None:
+    """Return the number of the experiment of a study; None for a study of another program."""
+    number, _, name = full_name.removeprefix(study_name(0, None)[:-1]).partition("-")
+    return int(number) if number.isdecimal() and study_name(int(number), name or None) == full_name else None
 
 
 @contextlib.contextmanager
@@ -138,6 +145,12 @@ def _check_setup(study: "Study", name: str, setup: Mapping[str, Any]) -> None:
     if known is None:
         study.set_user_attr("setup", dict(setup))
         return
+    if setup.get("objective") == CALIBRATED != known.get("objective"):
+        raise ConflictError(
+            f"An older version of ichx created the study {name} and compared its trials by their score without "
+            "calibration. New trials are compared by their calibrated score.",
+            "Start another study of this experiment with --study NAME. The old one stays as it is.",
+        )
     found = differences(known, setup)
     if found:
         raise ConflictError(

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ProcessError, raise_problems
+from ichx.evaluation.choices import CALIBRATED
 from ichx.experiment_files import read_start
 from ichx.files import absolute_path
 from ichx.jobs.engine import Engine, Resources
 from ichx.jobs.scheduler import LEAVE, STOP, Scheduler
 from ichx.plugins.backbones import check_backbone
-from ichx.recipe import Recipe, settable
+from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import require_network
 from ichx.tuning.budget import trial_recipe
 from ichx.tuning.default_space import default_space
+from ichx.tuning.joint_values import searchable
 from ichx.tuning.limits import Limits
 from ichx.tuning.sampling import Sampler, create_sampler
-from ichx.tuning.space import Space
+from ichx.tuning.space import Space, recorded
 from ichx.tuning.storage import NAME, Pruner, create_pruner, enqueue_baseline, open_study, reopen, study_name
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.study_setup import OPTIONS
@@ -31,6 +33,7 @@ from ichx.tuning.trial import Budget
 from ichx.tuning.trial_task import TrialTask, create_task
 from ichx.tuning.trial_view import TrialView
 from ichx.tuning.tune_report import EndReason, TuneCallbacks, TuneReport
+from ichx.tuning.warm_start import warm_start
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -61,6 +64,8 @@ class TuneRequest:
     """Seconds after which the trials are stopped."""
     resources: Resources = field(default_factory=Resources)
     """What each trial needs from a scheduler."""
+    warm_start: bool = True
+    """Whether a new study first tries the best values of earlier studies of the same plugin."""
 
 
 def tune(
@@ -110,7 +115,10 @@ def tune(
             callbacks.note("gp learns from done trials only, not from pruned ones; --pruner none suits it")
         for name in sorted({dimension.name for dimension in space} - own.keys()):
             callbacks.note(f"the recipe's value of {name} is outside the search space")
-        enqueue_baseline(study, own)
+        enqueue_baseline(study, recorded(space, own))
+        if request.warm_start:
+            for source in warm_start(study, project.store, parent, space, request.budget.fold):
+                callbacks.note(f"warm start with the values of {source}; --no-warm-start leaves them out")
         context = StudyContext(
             project, parent, study, space, request.budget, request.limits, callbacks, request.resources
         )
@@ -233,7 +241,7 @@ def _note_other_start(
 
 def _own_values(space: Space, recipe: Recipe) -> dict[str, Any]:
     """Return the recipe's values as far as the space contains them."""
-    values = settable(recipe)
+    values = searchable(recipe)
     contained = {dimension.name: dimension.contained(values[dimension.name]) for dimension in space}
     return {name: value for name, value in contained.items() if value is not None}
 
@@ -242,6 +250,7 @@ def _setup(parent: "Experiment", space: Space, request: TuneRequest) -> dict[str
     """Return what all trials of a study have in common, as it is stored with the study."""
     budget, options = request.budget, request.budget.options
     return {
+        "objective": CALIBRATED,
         "search space": sorted(map(str, space)),
         "recipe": parent.recipe_digest,
         "labels": parent.label_digest,

@@ -10,7 +10,7 @@ from ichx.jobs.engine import Resources
 from ichx.training.checkpoint_files import remove_checkpoints
 from ichx.tuning.budget import Value
 from ichx.tuning.limits import Limits
-from ichx.tuning.space import Space
+from ichx.tuning.space import SWITCH, Space
 from ichx.tuning.trial import Budget
 from ichx.tuning.trial_view import FINISHED, TrialView, ranked_trials, trial_view
 from ichx.tuning.tune_report import TuneCallbacks
@@ -61,7 +61,7 @@ class StudyContext:
             return {dimension.name: dimension.suggest(trial) for dimension in self.space}
         fixed = self.study.get_trials(deepcopy=False)[trial.number].system_attrs.get("fixed_params", {})
         for dimension in self.space:
-            if dimension.name in fixed:
+            if fixed.keys() & {dimension.name, f"{dimension.name}{SWITCH}"}:
                 dimension.suggest(trial)
         return {}
 
@@ -73,7 +73,7 @@ class StudyContext:
         if twin is None or twin.value is None:
             return False
         self.callbacks.note(f"trial {trial.number + 1} has the same values as trial {twin.number + 1} and its score")
-        for name in ("experiment", "excess", "epochs", "seconds"):
+        for name in ("experiment", "excess", "epochs", "seconds", "raw_score"):
             if name in twin.user_attrs:
                 trial.set_user_attr(name, twin.user_attrs[name])
         for name, value in twin.constraints.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError, InvalidInputError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.experiments.register import draft
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
@@ -63,7 +64,7 @@ def register_trial(
         recipe = trial_recipe(from_toml(parent.recipe), values, budget.length)
     except IchxError as error:
         raise IncompatibleValuesError(error.problem, error.remedy) from error
-    tuned = TuningInfo(study, number, budget.fold, dict(values), budget.subset, budget.length)
+    tuned = TuningInfo(study, number, budget.fold, dict(values), budget.subset, budget.length, objective=CALIBRATED)
     for known in store.trials(parent.number):
         # A process may have ended between the registration and Optuna's record of it. An earlier study file may have
         # had a study of the same name.

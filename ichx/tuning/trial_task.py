@@ -22,6 +22,7 @@ from ichx.tuning.server_storage import HEARTBEAT_SECONDS, send_heartbeat
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.trial import IncompatibleValuesError, register_trial
 from ichx.tuning.trial_monitor import TrialMonitor
+from ichx.tuning.trial_score import newest_score, trial_score
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -107,7 +108,7 @@ class TrialTask(Task):
             return False  # an earlier process decided that
         history, monitor = self._history(), self._monitor
         if len(history) > monitor.seen:
-            newest = history[-1].values["score"]
+            newest = newest_score(history)
             self._context.callbacks.trial_progressed(self._trial.number, len(history), monitor.epochs, newest)
         self._prune_reason = monitor.check(history)
         if self._prune_reason is None:
@@ -143,10 +144,12 @@ class TrialTask(Task):
 
     def _complete(self) -> bool:
         """Finish the trial with its score; return whether it has one."""
-        score = fold_score(self._context.project.store, self._experiment, self._context.budget.fold)
+        project, fold = self._context.project, self._context.budget.fold
+        score = trial_score(project, project.store.experiment(self._experiment), fold)
         if score is None or not math.isfinite(score):
             return False
         self._close(complete=True)
+        self._trial.set_user_attr("raw_score", fold_score(project.store, self._experiment, fold))
         self._context.finish(self._trial, TrialState.COMPLETE, score)
         return True
 
@@ -154,7 +157,10 @@ class TrialTask(Task):
         return self._context.project.store.history(self._experiment, self._context.budget.fold)
 
     def _close(self, *, complete: bool) -> None:
-        self._trial.set_user_attr("excess", self._monitor.finish(self._history(), complete=complete))
+        history = self._history()
+        self._trial.set_user_attr("excess", self._monitor.finish(history, complete=complete))
+        if history:
+            self._trial.set_user_attr("raw_score", history[-1].values["score"])
         self._trial.set_user_attr("seconds", self._context.project.store.experiment(self._experiment).seconds)
 
     def _prune(self, reason: str) -> None:

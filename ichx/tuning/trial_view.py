@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from optuna.trial import TrialState
 
 from ichx.tuning.budget import Value
+from ichx.tuning.space import recorded_values
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -52,6 +53,10 @@ class TrialView:
     """Description of the exceeded limits."""
     deleted: bool = False
     """Whether its experiment was deleted."""
+    raw_score: float | None = None
+    """Score without calibration, at the same point as `score`."""
+    warm_start: str | None = None
+    """The earlier trial whose values it repeats, in words."""
 
     @property
     def eligible(self) -> bool:
@@ -66,12 +71,13 @@ def trial_view(trial: "FrozenTrial") -> TrialView:
     if score is None and trial.intermediate_values:
         score = trial.intermediate_values[max(trial.intermediate_values)]
     epochs, planned = attrs.get("epochs") or (None, None)
+    raw = attrs.get("raw_score")
     return TrialView(
         trial=trial.number,
         experiment=attrs.get("experiment"),
         state=state,
         baseline=bool(attrs.get("baseline")),
-        values=trial.params,
+        values=recorded_values(trial.params),
         score=score if score is not None and math.isfinite(score) else None,
         exceeded=tuple(sorted(name for name, value in trial.constraints.items() if value > 0)),
         epochs=epochs,
@@ -80,6 +86,8 @@ def trial_view(trial: "FrozenTrial") -> TrialView:
         error={"failed": attrs.get("error"), "pruned": attrs.get("ended")}.get(state),
         log=attrs.get("log") if state == "failed" else None,
         excess=attrs.get("excess", ""),
+        raw_score=raw if raw is not None and math.isfinite(raw) else None,
+        warm_start=attrs.get("warm_start"),
     )
 
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ichx.errors import InvalidInputError, StorageError, UnsupportedError
+from ichx.errors import InvalidInputError, StorageError
 from ichx.experiments.listing import (
     DEFAULT_COLUMNS,
     cell,
@@ -169,14 +169,13 @@ def _as_json(e: ExperimentSummary, name: str, others: Any, *, folds_shown: bool)
 
 def remember_columns(request: Request, body: dict[str, Any]) -> Response:
     """Save the columns of all further lists of this user, here and in the terminal."""
-    if site_of(request).read_only:
-        raise UnsupportedError("This server only reads.", "Start `ichx ui` without `--read-only`.")
     names = body.get("columns")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InvalidInputError(f"Invalid value for `columns`: {names!r}.", "Use a list of names.")
     columns = check_columns(names)
     try:
-        save_columns(columns)
+        with site_of(request).changing():
+            save_columns(columns)
     except StorageError as error:
         return JSONResponse({"columns": columns, "problem": f"{error.problem} The columns apply to this list only."})
     return JSONResponse({"columns": columns, "problem": None})

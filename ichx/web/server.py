@@ -3,6 +3,7 @@
 import errno
 import ipaddress
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -31,6 +32,8 @@ PORTS = 20
 """Number of ports that are tried if none is given."""
 STOP_SECONDS = 1.0
 """Time for handlers that work after a stop signal."""
+OPEN_FILES = 65_536
+"""Limit of open files, connections among them, if the system allows it."""
 NICENESS = 15
 """Lower priority than a training on the same machine: it keeps 98 % of two busy cores, however many pages are open."""
 
@@ -105,12 +108,14 @@ def serve(workspace: Workspace, options: ServeOptions, started: Callable[[Starte
         page = f"http://{shown}:{port}{options.path}{'&' if '?' in options.path else '?'}token="
         with suppress(OSError):
             os.nice(NICENESS)
+        _allow_files()
         config = uvicorn.Config(
             create_app(site, guard),
             loop="asyncio",
             http="h11",  # it checks headers strictly, also those of responses
             log_level="critical",  # errors of handlers are logged by the app
             access_log=False,
+            proxy_headers=False,  # there is no proxy: a request must not choose its scheme or address
             lifespan="off",
             ws="none",
             server_header=False,
@@ -152,6 +157,15 @@ def _abandon(site: Site, number: int) -> None:
 def exit_code(number: int) -> int:
     """Return the exit code after a stop signal. Ctrl-C is how a server is meant to end."""
     return 0 if number == signal.SIGINT else 128 + number
+
+
+def _allow_files() -> None:
+    """Raise the limit of open files: each connection is one, and the usual limit of 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bind(address: str, port: int | None) -> socket.socket:

@@ -1,7 +1,6 @@
 """What all request handlers share: the open project, the templates, and whether changes are allowed."""
 
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property
@@ -15,7 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from ichx import formatting
 from ichx.errors import UnsupportedError
@@ -187,10 +186,8 @@ def site_of(request: Request) -> Site:
 
 
 def csv_response(name: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:
-    """Return rows as a CSV file that the browser saves as `name`."""
-    text = io.StringIO()
-    formatting.write_csv(text, heads, rows)
-    return Response(text.getvalue(), media_type="text/csv", headers=attachment(name))
+    """Return rows as a CSV file that the browser saves as `name`; a long file is never in memory as a whole."""
+    return StreamingResponse(formatting.csv_parts(heads, rows), media_type="text/csv", headers=attachment(name))
 
 
 def attachment(name: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from ichx.errors import NotFoundError
+from ichx.evaluation.choices import CALIBRATED
 from ichx.store import Selection
 from ichx.tuning import database_path, may_have_studies, studies_url
 from ichx.web.events import KEEP_ALIVE_SECONDS, RETRY, STREAM
@@ -147,6 +148,7 @@ def _render(site: Site, number: int, name: str) -> Markup:
         tuning=section,
         figures=study_figures(section),
         trials=_newest(view),
+        calibrated=view.objective == CALIBRATED,
         format_good=format_good,
         format_range=format_range,
         format_searched=format_searched,

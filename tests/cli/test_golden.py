@@ -159,14 +159,10 @@ CASES = {
     "report": ("report 1", "report 99"),
     "threshold": (
         "threshold 1",
-        "threshold 1 --label subdural --sensitivity 0.9",
-        "threshold 1 --label subdural --specificity 0.5",
-        "threshold 1 --label subdural --cost 5 --per slice",
-        "threshold 1",
         "threshold 1 --sensitivity 0.9",
         "threshold 1 --sensitivity 2",
         "threshold 1 --label subdural --remove",
-        "threshold 1 --label subdural --remove",
+        "threshold 1 --cost 3 --remove",
     ),
     "gc": ("gc", "gc --yes", "gc"),
     "ui": (

@@ -293,7 +293,7 @@ def test_folds_that_split_a_series_are_refused(project: Project, tmp_path: Path)
     member = new_experiment(project.store, project.registry, ExperimentRequest("tiny_resnet", folds="split"))
     assert member.leaked
     count = slices.groupby(["study", "series"]).ngroups
-    with pytest.raises(ConflictError, match=f"folds split of experiment {member.number} split {count} series"):
+    with pytest.raises(ConflictError, match=f"folds split of ph split {count} series"):
         sequence(project, member.number)
 
 

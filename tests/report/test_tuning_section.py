@@ -116,7 +116,8 @@ def test_a_promoted_experiment_has_both_scores(tuned: Workspace, store: Store, s
     row = shown[1].tables["tuning-0-promoted"][1]
     assert re.search(r"<td class=\"number\">0\.09980 <span class=\"mark\">selected</span>", shown[0])
     assert row == [
-        str(one.experiment), str(one.trial), "0.09980", f"{one.score:.5f}", f"{one.parent_score:.5f}", "1 of 1",
+        str(one.experiment), str(one.trial), "0.09980", f"{one.score:.5f}", f"{one.parent_score:.5f}",
+        f"{one.better_by:+.5f}", "1 of 1",
     ]  # fmt: skip
     _, own = experiment_page(tuned, store, one.experiment)
     text = " ".join(own.text.split())
@@ -143,6 +144,21 @@ def test_a_tuned_experiment_without_epochs_has_a_report(tuned: Workspace, store:
             values = {"stage.balanced.lr": rate}
             study.add_trial(frozen(values, TrialState.COMPLETE, score_of(values)))
     assert "2 done" in experiment_page(tuned, store, created.number)[1].text
+
+
+def test_a_study_with_calibrated_scores_says_so(tuned: Workspace, store: Store) -> None:
+    created = new_experiment(store, load_registry(), ExperimentRequest(plugin="tiny_resnet", size=32))
+    with storage(tuned) as optuna_storage:
+        study = new_study(optuna_storage, created, objective="calibrated_score")
+        attrs = {"raw_score": 0.5, "warm_start": "trial 4 of experiment-9"}
+        study.add_trial(frozen({"stage.balanced.lr": 1e-3}, TrialState.COMPLETE, 0.2, baseline=True))
+        study.add_trial(frozen({"stage.balanced.lr": 1e-2}, TrialState.COMPLETE, 0.3, **attrs))
+    _, page = experiment_page(tuned, store, created.number)
+    text = " ".join(page.text.split())
+    assert "No trial is better than the recipe: the unchanged recipe has the best score on fold 0." in text
+    assert "The calibrated scores on fold 0 selected the best trials" in text
+    assert "Trial 2 is a warm start with the values of trial 4 of experiment-9." in text
+    assert "Calibrated score by trial" in text
 
 
 def test_without_studies_there_is_no_section(tuned: Workspace, store: Store) -> None:

@@ -10,7 +10,8 @@ from memory_feed import MemoryFeed, make_batch
 from torch import nn
 
 from ichx.errors import InvalidInputError
-from ichx.evaluation.metric import probabilities, score
+from ichx.evaluation.calibrated_score import FoldCalibration
+from ichx.evaluation.metric import FloatArray, probabilities, score
 from ichx.plugins import load_registry
 from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings
@@ -135,6 +136,29 @@ def test_patience_passes_on_the_best_epoch() -> None:
     assert len(scores) < 6
     assert recorder.calls[-1] == f"stage full {best} {len(scores)} {6 - len(scores)}"
     assert result.score == pytest.approx(min(scores), abs=1e-12)
+
+
+def test_patience_of_a_tuned_training_uses_the_calibrated_score() -> None:
+    recipe = recipe_of("stage.full.epochs=6", "stage.full.patience=2")
+    feed = feed_of(recipe)
+    halves = np.arange(len(feed.validation_rows)) % 2 == 0
+
+    class Scripted(FoldCalibration):
+        def score(self, labels: FloatArray, predicted: FloatArray, stage: int) -> float:
+            assert (labels.shape, predicted.shape) == ((len(halves), 6), (len(halves), 6))
+            scores.append((0.5, 0.2, 0.6, 0.4, 0.3, 0.1)[sum(s == 2 for s in stages)] if stage == 2 else 1.0)
+            stages.append(stage)
+            return scores[-1]
+
+    scores, stages = list[float](), list[int]()
+    calls = Recorder()
+    calibration = Scripted(halves, (0.5, 0.5, 1.0))
+    options = FitOptions(hardware=CPU, control=Control(callbacks=calls), calibration=calibration)
+    history = fit(network(recipe), recipe, feed, options).history
+    assert [result.values["calibrated_score"] for result in history] == scores
+    assert [result.epoch for result in history if result.stage == "full"] == [1, 2, 3, 4]
+    assert calls.calls[-1] == "stage full 2 4 2"
+    assert "calibrated_score" not in train(recipe).history[-1].values
 
 
 def test_a_loss_that_is_not_finite_names_its_slices() -> None:

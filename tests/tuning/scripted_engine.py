@@ -57,7 +57,7 @@ def search(
     **settings: Any,
 ) -> TuneReport:
     """Tune an experiment with `settings` of the request."""
-    request = TuneRequest(experiment, trials, **settings)
+    request = TuneRequest(experiment, trials, **{"warm_start": False, **settings})
     return tune(project, request, engine, callbacks=callbacks, stop_level=stop_level)
 
 
@@ -137,8 +137,10 @@ class ScriptedEngine:
     def _train(self, scripted: _ScriptedRun) -> None:
         index, epoch = scripted.epochs[scripted.at]
         scripted.at += 1
+        score = self.score(scripted.recipe, scripted.at / len(scripted.epochs))
         values = {
-            "score": self.score(scripted.recipe, scripted.at / len(scripted.epochs)),
+            "score": score,
+            "calibrated_score": score,
             "seconds": self.seconds(scripted.recipe),
             "memory_gb": self.memory,
         }

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from optuna_studies import BEST_LR, SPACE, fill, frozen, new_study, register, score_of, storage
 
@@ -12,13 +14,15 @@ from ichx.errors import InvalidInputError, NotFoundError, StoreError
 from ichx.evaluation.compare import compare_scores
 from ichx.evaluation.metric import score
 from ichx.evaluation.oof import read_oof
+from ichx.experiments.calibrated_fold import read_calibrated_oof
 from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.store import Store, open_store
+from ichx.tuning.describe import format_verdict
 from ichx.tuning.importance import importances
-from ichx.tuning.promoted import improvement, read_one
+from ichx.tuning.promoted import Comparison, improvement, read_one
 from ichx.tuning.results import read_study, study_names
 from ichx.workspace import Workspace, open_workspace
 
@@ -169,6 +173,86 @@ def test_promoted_experiments_are_scored_on_the_other_folds(workspace: Workspace
     (found,) = read_study(Project(workspace, store), 1).promoted
     assert found.score is None
     assert found.problem
+
+
+def test_promoted_experiments_are_compared_by_their_calibrated_scores(workspace: Workspace, store: Store) -> None:
+    project, parent = Project(workspace, store, load_registry()), store.experiment(1)
+    with storage(workspace) as opened:
+        study = new_study(opened, parent, objective="calibrated_score")
+        numbers = fill(store, parent, study, 3)
+        attrs = {"experiment": numbers[-1], "raw_score": 0.2, "warm_start": "trial 4 of experiment-9, score 0.1"}
+        values = {"stage.balanced.lr": BEST_LR, "model.dropout": 0.1, "batch": "16"}
+        study.add_trial(frozen(values, TrialState.COMPLETE, 0.05, **attrs))
+    tuned = {"score": 0.05, "objective": "calibrated_score"}
+    number = register(store, parent, "experiment-1", 2, {"stage.balanced.lr": 2e-3}, of=numbers[-1], **tuned)
+    view = read_study(project, 1)
+    assert view.objective == "calibrated_score"
+    assert view.best is not None
+    assert (view.best.score, view.best.raw_score, view.best.warm_start) == (0.05, 0.2, attrs["warm_start"])
+    assert format_verdict(view) == ""
+    run_experiment(project, number)
+    (found,) = read_study(project, 1).promoted
+    assert found.calibrated is not None
+    own, before = (read_calibrated_oof(project, store.experiment(n), [1]) for n in (number, 1))
+    assert (found.calibrated.score, found.calibrated.parent_score) == (own.score, before.score)
+    assert found.calibrated.better_by == pytest.approx(before.score - own.score)
+    assert found.calibrated.score != found.score, "both are stored"
+    assert found.compared == found.calibrated
+    assert (found.compared.low, found.compared.undefined is None) == (None, False)
+    assert "no interval from" in format_verdict(read_study(project, 1))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.001, 0.003, "The best trial is better than the recipe on fold 1"),
+        (-0.001, 0.005, "No trial is better than the recipe: interval of the gain on fold 1 includes 0"),
+        (-0.005, -0.001, "No trial is better than the recipe: the best one is worse"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(
+    workspace: Workspace, store: Store, low: float, high: float, words: str
+) -> None:
+    project, parent = Project(workspace, store), store.experiment(1)
+    with storage(workspace) as opened:
+        study = new_study(opened, parent, objective="calibrated_score")
+        numbers = fill(store, parent, study, 3)
+        study.add_trial(frozen({"stage.balanced.lr": BEST_LR}, TrialState.COMPLETE, 0.05, experiment=numbers[-1]))
+    values = {"stage.balanced.lr": 2e-3}
+    register(store, parent, "experiment-1", 2, values, of=numbers[-1], score=0.05, objective="calibrated_score")
+    view = read_study(project, 1)
+    compared = Comparison(0.2, 0.2 + low, low, low, high, None)
+    promoted = replace(view.promoted[0], folds=(1,), calibrated=compared)
+    text = format_verdict(replace(view, promoted=(promoted,)))
+    assert text.startswith(words)
+    assert f"{low:+.5f} to {high:+.5f}" in text
+    unchanged = replace(view, best=view.baseline)
+    assert format_verdict(unchanged).startswith("No trial is better than the recipe: the unchanged recipe")
+
+
+def test_importances_of_values_that_may_be_off() -> None:
+    rng = np.random.default_rng(1)
+    distributions = {
+        "ema.on": CategoricalDistribution(("off", "on")),
+        "ema": FloatDistribution(0.1, 0.5),
+        "decay.on": CategoricalDistribution(("off", "on")),
+        "decay": FloatDistribution(1e-5, 1e-1, log=True),
+    }
+    trials = []
+    for _ in range(30):
+        params: dict[str, float | str] = {}
+        for name in ("ema", "decay"):
+            on = rng.random() < 0.5
+            params[f"{name}.on"] = "on" if on else "off"
+            if on:
+                params[name] = float(rng.uniform(0.1, 0.5) if name == "ema" else 10 ** rng.uniform(-5, -1))
+        value = 0.5 - float(params.get("ema", 0.0))
+        used = {name: distributions[name] for name in params}
+        trials.append(create_trial(params=params, distributions=used, value=value))
+    found = importances(trials)
+    assert found is not None
+    assert set(found) == {"ema", "decay"}
+    assert found["ema"] > 0.8
 
 
 def test_folds_that_selected_an_ancestor_do_not_count(workspace: Workspace, store: Store) -> None:

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 
 from ichx.errors import CorruptFileError, IchxError, InvalidInputError, StorageError
 from ichx.plugins import load_registry
-from ichx.recipe import Recipe, settable
+from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings, to_toml
 from ichx.tuning.budget import format_settings, resize_stage, trial_recipe
 from ichx.tuning.default_space import default_space
-from ichx.tuning.space import Choice, Range, parse_space, read_space
+from ichx.tuning.joint_values import measure_joint, searchable
+from ichx.tuning.space import Choice, Dimension, Range, Switch, parse_space, read_space, recorded, recorded_values
 from ichx.tuning.space import to_toml as space_toml
 
 RECIPE: Recipe = load_registry().get("tiny_resnet").recipe
 
 
-def suggest(space: tuple[Range | Choice, ...], seed: int) -> dict[str, float | int | str]:
+def suggest(space: tuple[Dimension, ...], seed: int) -> dict[str, float | int | str]:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     trial = study.ask()
     return {dimension.name: dimension.suggest(trial) for dimension in space}
@@ -65,17 +66,16 @@ def test_suggested_values_are_valid_and_within_bounds(seed: int) -> None:
 def test_the_default_space_of_every_plugin_contains_its_recipe(name: str, tmp_path: Path) -> None:
     recipe = load_registry().get(name).recipe
     space = {dimension.name: dimension for dimension in default_space(recipe)}
-    own = settable(recipe)
+    own = searchable(recipe)
     assert all(dimension.contained(own[name]) is not None for name, dimension in space.items())
-    first = space[f"stage.{recipe.stage[0].name}.lr"]
-    assert isinstance(first, Range)
-    assert first.log
-    assert (first.low, first.high) == pytest.approx((recipe.stage[0].lr / 10, recipe.stage[0].lr * 10))
-    names = ("optimizer.weight_decay", "batch", "augmentation.mixup", "augmentation.window_shift", "model.dropout")
-    if recipe.sequence is not None:
-        names = ("optimizer.weight_decay", "batch", "sequence.dropout", "sequence.drop", "sequence.study_weight")
-    assert {*names, "ema.decay", "loss.label_smoothing", f"stage.{recipe.stage[-1].name}.epochs"} <= space.keys()
-    assert any(name.startswith("input.windows.") for name in space) == (recipe.sequence is None)
+    assert 6 <= len(space) <= 8
+    assert {"lr.factor", "optimizer.weight_decay", "ema.decay", "batch"} <= space.keys()
+    assert ("augmentation.strength" in space) == (recipe.sequence is None)
+    assert ("lr.ratio" in space) == (len(recipe.stage) > 1)
+    assert ("model.drop_path" in space) == (recipe.model.drop_path > 0)
+    assert isinstance(space["optimizer.weight_decay"], Switch)
+    assert 0.0 in space["optimizer.weight_decay"].ends, "off exactly"
+    assert "0.0" in space["ema.decay"].ends
     (tmp_path / "space.toml").write_text(space_toml(default_space(recipe)))
     assert read_space(tmp_path / "space.toml", recipe) == default_space(recipe)
     for seed in range(5):
@@ -84,8 +84,9 @@ def test_the_default_space_of_every_plugin_contains_its_recipe(name: str, tmp_pa
 
 def test_the_default_space_contains_unusual_recipes() -> None:
     odd = ["augmentation.rotate=90", "ema.decay=0.5", "optimizer.weight_decay=0.3", "batch=1", "model.dropout=0.7"]
+    odd += ["augmentation.shift=0.9", "stage.balanced.lr=10", "stage.full.lr=9.5"]
     recipe = apply_settings(RECIPE, odd)
-    own = settable(recipe)
+    own = searchable(recipe)
     assert all(dimension.contained(own[dimension.name]) is not None for dimension in default_space(recipe))
 
 
@@ -126,6 +127,48 @@ def test_values_may_be_valid_only_together() -> None:
     assert (size.ends, crop.ends) == (("88", "128"), ("64", "112"))
     with pytest.raises(InvalidInputError, match=r"input\.crop = 112"):
         parse_space(["input.size=88,100", "input.crop=64,112"], recipe)
+
+
+def test_a_value_is_off_or_in_a_range() -> None:
+    (mixup,) = parse_space(["augmentation.mixup=off,0.1..0.4"], RECIPE)
+    assert mixup == Switch(Range("augmentation.mixup", 0.1, 0.4, False, False))
+    assert (str(mixup), mixup.ends) == ("augmentation.mixup=off,0.1..0.4", (0.0, 0.1, 0.4))
+    drawn = [suggest((mixup,), seed)["augmentation.mixup"] for seed in range(40)]
+    assert 8 < drawn.count(0.0) < 32
+    assert all(value == 0.0 or 0.1 <= float(value) <= 0.4 for value in drawn)
+    assert [mixup.contained(value) for value in (0.0, 0.05, 0.2)] == [0.0, None, 0.2]
+    for value in (0.0, 0.2):
+        params = recorded((mixup,), {"augmentation.mixup": value})
+        assert recorded_values(params) == {"augmentation.mixup": value}
+    assert parse_space(["ema.decay=off,0.99,0.999"], RECIPE) == (Choice("ema.decay", ("0.0", "0.99", "0.999")),)
+    (decay,) = parse_space(["optimizer.weight_decay=off,log:1e-5..1e-1"], RECIPE)
+    assert isinstance(decay, Switch)
+    assert decay.numbers.log
+    for wrong in ("augmentation.mixup=off,0..0.4", "augmentation.mixup=off", "augmentation.mixup=off,0.4..0.1"):
+        with pytest.raises(InvalidInputError, match=r"augmentation\.mixup=off"):
+            parse_space([wrong], RECIPE)
+
+
+def test_joint_values_change_several_values() -> None:
+    joint: dict[str, float | int | str] = {"lr.factor": 2.0, "lr.ratio": 0.5, "augmentation.strength": 1.5}
+    tried = trial_recipe(RECIPE, joint)
+    own = [stage.lr for stage in RECIPE.stage]
+    assert [stage.lr for stage in tried.stage] == pytest.approx([2 * own[0], own[1], own[2] / 2])
+    for name in ("shift", "scale", "rotate"):
+        assert getattr(tried.augmentation, name) == pytest.approx(1.5 * getattr(RECIPE.augmentation, name))
+    assert tried.augmentation.probability == RECIPE.augmentation.probability
+    assert measure_joint(tried, RECIPE) == pytest.approx(joint)
+    each = ("augmentation.policy=each", "augmentation.noise=900", "augmentation.erase=0.2", "augmentation.shift=0.6")
+    strong = trial_recipe(apply_settings(RECIPE, each), {"augmentation.strength": 2.0}).augmentation
+    assert (strong.noise, strong.erase, strong.shift) == (1000, 0.4, 0.95), "at most what is valid"
+    averaged = default_space(apply_settings(RECIPE, ["swa.epochs=2"]))
+    assert "ema.decay" not in [dimension.name for dimension in averaged], "an average already"
+    off = trial_recipe(RECIPE, {"augmentation.strength": 0.0})
+    assert off.augmentation.probability == 0
+    assert measure_joint(off, RECIPE)["augmentation.strength"] == 0
+    assert trial_recipe(RECIPE, {"lr.factor": 1.0, "lr.ratio": 1.0, "augmentation.strength": 1.0}) == RECIPE
+    with pytest.raises(IchxError, match=r"stage\.full\.lr"):
+        trial_recipe(RECIPE, {"lr.factor": 1e5})
 
 
 def test_windows_are_searched_by_number() -> None:

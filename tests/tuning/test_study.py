@@ -5,13 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from inline_engine import InlineEngine
+from optuna_studies import fill, new_study, storage
 from scripted_engine import CPU, Recorder, ScriptedEngine, far_from, search
 from tuned_workspace import dataset_workspace, parent, project, space, store, workspace  # noqa: F401
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.errors import ConflictError, IchxError, InvalidInputError, NotFoundError, ProcessError
+from ichx.experiments.calibrated_fold import read_calibrated_oof
 from ichx.experiments.register import draft
 from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml
@@ -62,7 +65,8 @@ def test_trials_are_experiments_and_a_finished_study_stays(project: Project, par
         assert store.version("phantom").id != child.version_id, "trials use the version of their parent"
         tried = from_toml(child.recipe)
         if not trial.baseline:
-            assert child.tuned == TuningInfo("experiment-1", trial.trial, 1, trial.values)
+            tuned = TuningInfo("experiment-1", trial.trial, 1, trial.values, objective="calibrated_score")
+            assert child.tuned == tuned
             assert tried.stage[0].lr == trial.values["stage.balanced.lr"]
             assert tried.batch == int(str(trial.values["batch"]))
             settings = [f"stage.balanced.lr={tried.stage[0].lr!r}", f"batch={tried.batch}"]
@@ -70,14 +74,15 @@ def test_trials_are_experiments_and_a_finished_study_stays(project: Project, par
         (run,) = store.runs(child.number)
         assert (run.fold, run.state) == (1, "done")
         (oof,) = store.predictions(child.number, role="oof", view="identity")
-        assert oof.score == trial.score
+        assert oof.score == trial.raw_score
+        assert read_calibrated_oof(project, child, [1]).score == pytest.approx(trial.score)
         assert log_file(project, child.number, 1).exists()
     assert [e.number for e in store.experiments()] == [1]
     assert store.listing(Selection(kind=None, parent=1))[1] == 3
 
     rerun = search(project, InlineEngine(), 3, space=space, budget=CPU)
     assert rerun == TuneReport(3, 0, "complete")
-    with pytest.raises(ConflictError, match=r"batch: 16,32, .*[0-9,]+\n.*lr: log:0\.0001\.\.0\.01, .*log"):
+    with pytest.raises(ConflictError, match=r"batch: 16,32, .*8,16,32\n.*lr: log:0\.0001\.\.0\.01, .*not set"):
         search(project, InlineEngine(), 4, budget=CPU)
     other = replace(CPU, options=RunOptions(device="cpu", pretrained=False))
     with pytest.raises(ConflictError, match=r"--pretrained: .*False"):
@@ -86,6 +91,28 @@ def test_trials_are_experiments_and_a_finished_study_stays(project: Project, par
         search(project, InlineEngine(), 4, space=space, budget=replace(CPU, subset=0.5))
     assert "--study NAME" in caught.value.remedy
     assert store.listing(Selection(kind="trial"))[1] == 3
+
+
+def test_a_study_with_scores_of_an_older_version_is_shown_and_not_continued(
+    project: Project, parent: Experiment, space: Space
+) -> None:
+    engine = ScriptedEngine(project.store, far_from(1e-3))
+    with storage(project.workspace) as opened:
+        old = new_study(opened, parent)
+        fill(project.store, parent, old, 6)
+        setup = old.user_attrs["setup"]
+    before = read_study(project, parent.number)
+    assert (before.objective, before.trials[0].raw_score) == ("score", None)
+    assert before.best is not None
+    with pytest.raises(ConflictError, match=r"experiment-1 .* calibrated score") as caught:
+        search(project, engine, 8, space=space, budget=CPU)
+    assert "--study NAME" in caught.value.remedy
+    with storage(project.workspace) as opened:
+        assert optuna.load_study(study_name="experiment-1", storage=opened).user_attrs["setup"] == setup
+    assert read_study(project, parent.number) == before
+    assert search(project, engine, 2, space=space, budget=CPU, study="new").finished == 2
+    new = read_study(project, parent.number, "new")
+    assert (new.objective, new.trials[0].raw_score) == ("calibrated_score", new.trials[0].score)
 
 
 def test_a_stopped_study_resumes_where_it_was(project: Project, space: Space) -> None:

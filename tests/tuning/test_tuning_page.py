@@ -4,34 +4,36 @@ import re
 from pathlib import Path
 
 from ichx.plugins import load_registry
-from ichx.tuning.default_space import AVERAGES, RANGES, WEIGHT_DECAYS, default_space
+from ichx.tuning.default_space import AVERAGES, DROP_PATHS, default_space
+from ichx.tuning.space import Choice, Range, Switch
 
 PAGE = Path(__file__).parents[2] / "docs" / "tuning.md"
+SECTION = PAGE.read_text(encoding="utf-8").partition("## Default search space")[2].partition("## Warm start")[0]
 
 
 def rows() -> dict[str, str]:
-    """Return the ranges in the page's table of the default space, by the first name of each row."""
-    lines = (
-        PAGE.read_text(encoding="utf-8").partition("## Default search space")[2].partition("## Custom search space")[0]
-    )
-    return dict(re.findall(r"^\| `([^`]+)`[^|]*\| ([^|]+?) \|", lines, flags=re.MULTILINE))
+    """Return the ranges in the page's table of the default space by name."""
+    return dict(re.findall(r"^\| `([^`]+)` \| ([^|]+?) \|", SECTION, flags=re.MULTILINE))
 
 
-def generic(name: str) -> str:
-    """Return the name of a value on the page, which lists the first stage and the second window."""
-    name = re.sub(r"^stage\.\w+\.", "stage.balanced.", name)
-    return re.sub(r"^input\.windows\.\d\.", "input.windows.2.", name)
+def test_the_table_is_the_space_of_a_plugin() -> None:
+    space = {dimension.name: dimension for dimension in default_space(load_registry().get("resnext50").recipe)}
+    assert space.keys() == rows().keys()
+    for name, text in rows().items():
+        dimension = space[name]
+        if isinstance(dimension, Choice):
+            continue
+        numbers = dimension.numbers if isinstance(dimension, Switch) else dimension
+        low, high = (repr(float(end)).replace("1e-05", "1e-5").removesuffix(".0") for end in numbers.ends)
+        assert f"{low} to {high}" in text, name
+        assert ("logarithmic" in text, text.startswith("off, or")) == (numbers.log, isinstance(dimension, Switch))
+    averages = [float(number) for number in re.findall(r"[\d.]+", rows()["ema.decay"])]
+    assert averages == list(AVERAGES)
+    assert isinstance(space["lr.factor"], Range)
 
 
-def test_every_searched_value_is_on_the_page() -> None:
-    recipes = [load_registry().get(name).recipe for name in ("resnext50", "gru_stack")]
-    searched = {generic(dimension.name) for recipe in recipes for dimension in default_space(recipe)}
-    assert searched == rows().keys()
-
-
-def test_the_bounds_are_those_on_the_page() -> None:
-    ranges = rows()
-    for name, (low, high) in RANGES.items():
-        assert ranges[name].startswith(f"{low:g} to {high:g}"), name
-    for name, values in (("optimizer.weight_decay", WEIGHT_DECAYS), ("ema.decay", AVERAGES)):
-        assert [float(text) for text in ranges[name].split(", ")] == list(values)
+def test_values_of_other_recipes_are_on_the_page() -> None:
+    for plugin in ("gru_stack", "convnext_small"):
+        names = {dimension.name for dimension in default_space(load_registry().get(plugin).recipe)}
+        assert all(f"`{name}`" in SECTION for name in names)
+    assert "off or {} to {}".format(*DROP_PATHS) in SECTION

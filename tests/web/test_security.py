@@ -1,12 +1,16 @@
 """Who may use the web app."""
 
+import re
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from injections import all_routes
 from web_site import Serve, Served, serving
 
 from ichx.web import changes
@@ -107,7 +111,11 @@ def test_the_url_of_the_browser_admits_once(served: Served) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["evil.example", "127.0.0.1.evil.example", "127.0.0.2", "localhost.", "", "a" * 5000, "127.0.0.1:x", "[::2]"],
+    [
+        *("evil.example", "127.0.0.1.evil.example", "127.0.0.2", "localhost.", "", "a" * 5000, "127.0.0.1:x", "[::2]"),
+        *("127.1", "2130706433", "0x7f000001", "0.0.0.0", "localhost.evil.example", "evil.example#localhost", "::1"),
+        *("localhost@evil.example", "localhost:80:80", "127.0.0.1/", "[::1].evil.example", "[::ffff:127.0.0.1]"),
+    ],
 )
 def test_other_names_of_this_machine_are_refused(client: httpx.Client, name: str) -> None:
     assert client.get("/experiments", headers={"Host": name}).status_code == 421
@@ -315,3 +323,48 @@ def test_slow_clients_do_not_block_others(served: Served) -> None:
     finally:
         for connection in slow:
             connection.close()
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST:{port}", "[::1]:{port}", "127.0.0.1:{port}"])
+def test_each_name_of_this_machine_has_its_own_origin(served: Served, host: str) -> None:
+    name = host.format(port=urlsplit(served.url).port)
+    headers = {"Host": name, "Cookie": f"{cookie_name(name)}={served.token}", "X-Ichx-Token": served.change_token}
+    for origin, expected in ((f"http://{name}", 405), (f"http://{name.lower()}", 405), ("http://127.0.0.1", 403)):
+        assert httpx.post(f"{served.url}/jobs", headers=headers | {"Origin": origin}).status_code == expected
+    other = {"Origin": f"http://{name}".replace(str(urlsplit(served.url).port), "1")}
+    assert httpx.post(f"{served.url}/jobs", headers=headers | other).status_code == 403
+
+
+CHANGES: dict[str, dict[str, object]] = {
+    "/api/experiments/{number:number}/name": {"name": "changed"},
+    "/api/experiments/{number:number}/notes": {"text": "changed"},
+    "/api/experiments/tags": {"experiments": [1], "add": ["changed"]},
+    "/api/experiments/archive": {"experiments": [1], "archived": True},
+    "/api/experiments/trash": {"experiments": [1]},
+    "/api/experiments/restore": {"experiments": [1]},
+    "/api/experiments/columns": {"columns": ["name"]},
+    "/api/jobs/refresh": {},
+    "/api/jobs/cancel": {"jobs": [["x", 0]]},
+    "/api/reviews": {"source": "ph@1", "slice": "x", "finding": "artefact"},
+    "/api/reviews/{id:number}/withdraw": {},
+}
+"""Each route that changes something, with a valid body."""
+COMPUTE = {"/api/predictions/{source}", "/api/predictions/{source}/cancel"}
+"""Routes that only write to the server's temporary folder."""
+
+
+def test_a_server_that_only_reads_refuses_each_change(trained_copy: Path, serve: Serve) -> None:
+    assert {route.path for route in all_routes() if "POST" in (route.methods or ())} == CHANGES.keys() | COMPUTE
+    served = serve(trained_copy, read_only=True)
+    database = trained_copy / "db" / "ichx.db"
+    before = dump(database)
+    with served.client() as client:
+        for path, body in CHANGES.items():
+            answer = client.post(re.sub("{[^}]*}", "1", path), json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "unsupported"), path
+    assert dump(database) == before
+
+
+def dump(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as store:
+        return list(store.iterdump())

@@ -53,6 +53,21 @@ def test_pages_of_studies(studied: Path, serve: Serve) -> None:
         assert client.get("/api/tuning/99/events").status_code == 404
 
 
+def test_calibrated_scores_have_raw_ones_next_to_them(studied: Path, serve: Serve) -> None:
+    with open_copy(studied) as store, storage(open_workspace(studied)) as opened:
+        study = new_study(opened, store.experiment(2), objective="calibrated_score")
+        values = {"stage.balanced.lr": 1e-2}
+        study.add_trial(frozen(values, TrialState.COMPLETE, 0.25, raw_score=0.375, baseline=True))
+        study.add_trial(frozen(values, TrialState.COMPLETE, 0.3, raw_score=0.5, warm_start="trial 4 of <b>"))
+    with serve(studied).client() as client:
+        page = client.get("/tuning/2").text
+        for part in ("calibrated score</th>", "raw score</th>", "0.37500", ", warm start", "trial 4 of &lt;b&gt;"):
+            assert part in page
+        assert "No trial is better than the recipe: the unchanged recipe has the best score on fold 0." in page
+        assert "0.25000 calibrated" in client.get("/tuning").text
+        assert "raw score</th>" not in client.get("/tuning/1").text
+
+
 def test_the_dashboard_is_a_command_for_the_same_storage(studied: Path, serve: Serve) -> None:
     spaced = studied.rename(studied.with_name("my workspace"))
     with serve(spaced).client() as client:
