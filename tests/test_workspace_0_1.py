@@ -425,17 +425,18 @@ def test_the_optuna_study_is_shown(readable: Path, ichx: Program) -> None:
 
 
 @pytest.mark.slow
-def test_the_optuna_study_continues_with_the_third_trial(root: Path, ichx_process: Program) -> None:
-    output(ichx_process, "tune", 2, "--trials", 3, *SEARCH, *CPU, cwd=root)
-    trials = document(ichx_process, "tune", "show", 2, cwd=root)["trials"]
+def test_the_optuna_study_is_not_mixed_with_calibrated_scores(root: Path, ichx_process: Program) -> None:
+    before = document(ichx_process, "tune", "show", 2, cwd=root)
+    refused = ichx_process("tune", 2, "--trials", 3, *SEARCH, *CPU, "--json", cwd=root)
+    refused.check_error("conflict", "experiment-2")
+    assert "--study NAME" in refused.error["remedy"]
+    output(ichx_process, "tune", 2, "--trials", 1, "--study", "next", *SEARCH, *CPU, cwd=root)
+    assert document(ichx_process, "tune", "show", 2, "--study", "next", cwd=root)["objective"] == "calibrated_score"
     names = ("trial", "state", "score", "experiment")
-    assert [{name: trial[name] for name in names} for trial in trials[:2]] == EXPECTED["study"]
-    expected = EXPECTED["third_trial"]
-    third = trials[2]
-    assert (third["trial"], third["state"]) == (expected["trial"], expected["state"])
-    if version("optuna") == EXPECTED["machine"]["optuna"]:
-        assert third["values"] == expected["values"]
-        assert third["score"] == pytest.approx(expected["score"], rel=1e-12 if same_arithmetic() else 1e-2)
+    trials = [{name: trial[name] for name in names} for trial in before["trials"]]
+    assert trials == EXPECTED["study"]
+    after = document(ichx_process, "tune", "show", 2, "--study", "", cwd=root)
+    assert after["trials"] == before["trials"]
 
 
 # Exchange with other workspaces
