@@ -29,7 +29,8 @@ class CacheRequest:
 
 def recipe_spec(recipe: Recipe) -> CacheSpec:
     """Return the spec of the cache that `recipe` reads."""
-    return CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
+    image = recipe.input
+    return CacheSpec(image.size, image.centre, image.resize, image.field)
 
 
 def request_caches(
