@@ -168,6 +168,16 @@ class StageRecipe:
     """Slices of each study in an epoch, with `studies`; 0 otherwise."""
     prior_correction: bool = added(False)
     """Whether the loss of `fixed` and `redrawn` accounts for the negatives that they leave out."""
+    validate_every: int = added(1)
+    """Epochs between two validations; the last epoch of a stage is always validated."""
+    validation_share: float = added(1.0)
+    """Share of the validation rows that epochs before the last one are validated on, the same in all of them."""
+
+    def validated_share(self, epoch: int) -> float:
+        """Return the share of the validation rows that `epoch` (from 1) is validated on; 0 for none."""
+        if epoch == self.epochs:
+            return 1.0
+        return self.validation_share if epoch % self.validate_every == 0 else 0.0
 
 
 @dataclass(frozen=True)

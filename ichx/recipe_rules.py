@@ -92,6 +92,8 @@ def invalid_values(recipe: Recipe) -> list[str]:
         frozen = stage.freeze == 0 or 0 < stage.freeze <= stage.epochs
         require(frozen, f"{prefix}.freeze", "0, or at most the epochs of the stage")
         require(stage.patience >= 0, f"{prefix}.patience", "0 or more")
+        require(stage.validate_every >= 1, f"{prefix}.validate_every", "1 or more")
+        require(0 < stage.validation_share <= 1, f"{prefix}.validation_share", "in (0, 1]")
         _check_sampling(stage, prefix, require)
         problems += _unused(stage, prefix)
     return problems

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from ichx.cache.build import CachePlan, plan_caches
 from ichx.cache.hu_cache import CacheSpec, slices_digest
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.cache.verify import FoundCache, find_caches
 from ichx.datasets.dataset import LoadedDataset, load_dataset, load_version
 from ichx.errors import ConflictError, NotReadyError
-from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 
 if TYPE_CHECKING:
@@ -25,12 +25,6 @@ class CacheRequest:
 
     data: LoadedDataset
     plans: list[CachePlan]
-
-
-def recipe_spec(recipe: Recipe) -> CacheSpec:
-    """Return the spec of the cache that `recipe` reads."""
-    image = recipe.input
-    return CacheSpec(image.size, image.centre, image.resize, image.field)
 
 
 def request_caches(

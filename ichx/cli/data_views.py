@@ -9,31 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
+from ichx.datasets.header_texts import FAMILY_HEADS, family_texts
 from ichx.formatting import format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.datasets.add import AddReport
-
-SYNTAXES = {
-    "1.2.840.10008.1.2": "implicit VR",
-    "1.2.840.10008.1.2.1": "explicit VR",
-    "1.2.840.10008.1.2.1.99": "deflated",
-    "1.2.840.10008.1.2.2": "big endian",
-    "1.2.840.10008.1.2.5": "RLE",
-    "1.2.840.10008.1.2.4.50": "JPEG 8 bit",
-    "1.2.840.10008.1.2.4.51": "JPEG 12 bit",
-    "1.2.840.10008.1.2.4.57": "JPEG lossless",
-    "1.2.840.10008.1.2.4.70": "JPEG lossless",
-    "1.2.840.10008.1.2.4.80": "JPEG-LS",
-    "1.2.840.10008.1.2.4.81": "JPEG-LS lossy",
-    "1.2.840.10008.1.2.4.90": "JPEG 2000",
-    "1.2.840.10008.1.2.4.91": "JPEG 2000 lossy",
-    "1.2.840.10008.1.2.4.201": "HTJ2K",
-    "1.2.840.10008.1.2.4.202": "HTJ2K",
-    "1.2.840.10008.1.2.4.203": "HTJ2K lossy",
-}
-"""Short names of transfer syntaxes."""
 
 MAX_ROWS = 12
 """Rows shown of a table that may have hundreds; `--json` prints all."""
@@ -81,8 +62,8 @@ def print_dataset(facts: dict[str, Any]) -> None:
         joined = format_count(summary["joined_patients"], "patient")
         info(f"{joined} that share studies or series count as {format_count(summary['joined_groups'], 'patient')}.")
     _print_prevalences(facts)
-    families = [_header_row(family) for family in facts["families"]]
-    _print_long_table("headers", ("pixels", "slope", "intercept", "size", "transfer syntax", "slices"), families)
+    families = [tuple(family_texts(family).values()) for family in facts["families"]]
+    _print_long_table("headers", FAMILY_HEADS, families)
     _print_series(facts)
     if facts["assumptions"]:
         rows = [(a["assumption"].replace("_", " "), a["slices"], _meaning(a)) for a in facts["assumptions"]]
@@ -156,14 +137,6 @@ def _print_series(facts: dict[str, Any]) -> None:
     if facts["geometry"]:
         rows = [(g["flag"].replace("_", " "), g["series"], g["slices"], _meaning(g)) for g in facts["geometry"]]
         print_table("geometry", ("flag", "series", "slices", "meaning"), rows)
-
-
-def _header_row(family: dict[str, Any]) -> tuple[object, ...]:
-    sign = "signed" if family["signed"] else "unsigned"
-    syntax = SYNTAXES.get(family["transfer_syntax"], family["transfer_syntax"])
-    size = f"{family['rows']} x {family['columns']}"
-    pixels = f"{family['bits_stored']} bit {sign}"
-    return pixels, f"{family['slope']:g}", f"{family['intercept']:g}", size, syntax, family["slices"]
 
 
 def _print_long_table(title: str, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:

@@ -9,6 +9,13 @@ from ichx.cli.output import console, info, notice, print_json, warn
 from ichx.cli.parameters import AsJson
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.evaluation.ensemble_summary import (
+    chosen_steps,
+    clean_score_advice,
+    optimistic_members,
+    score_advice,
+    weights_multiply_logits,
+)
 from ichx.formatting import marks_of
 
 if TYPE_CHECKING:
@@ -93,25 +100,18 @@ def print_ensemble(report: "EnsembleReport") -> None:
     if choice.dropped:
         console.print(f"zero weight: {', '.join(f'{n} ({report.names[n]})' for n in choice.dropped)}", markup=False)
     console.print(f"method: {choice.method}; {choice.why}", markup=False)
-    if choice.method in ("logit", "per-label-logit", "stack"):
+    if weights_multiply_logits(report):
         console.print("The weights multiply logits and need not sum to 1.", style="dim")
     if choice.certificate is not None:
         console.print(f"optimality: at most {max(choice.certificate, 0.0):.1e} above the optimum", markup=False)
     _print_choices(report)
     _print_labels(report)
-    if ensemble.nested_score is None:
-        console.print("There is only one fold, so no nested score. The in-sample score is optimistic.", style="dim")
-    else:
-        if report.interval is not None and report.interval.low is not None:
-            bounds = f"{report.interval.low:.5f} to {report.interval.high:.5f}"
-            console.print(f"nested score: 95 % interval over patients {bounds}")
-        elif report.interval is not None:
-            console.print(f"nested score: {report.interval.undefined}")
-        if ensemble.leaked:
-            advice = " The folds leak, so do not report it."
-        else:
-            advice = "" if report.selected or ensemble.selected else " Report this score."
-        console.print(f"The nested score blends each part with choices of the others.{advice}", style="dim")
+    if report.interval is not None and report.interval.low is not None:
+        bounds = f"{report.interval.low:.5f} to {report.interval.high:.5f}"
+        console.print(f"nested score: 95 % interval over patients {bounds}")
+    elif report.interval is not None:
+        console.print(f"nested score: {report.interval.undefined}")
+    console.print(score_advice(report), style="dim")
     _print_selected(report)
     for submission in report.submissions:
         console.print(
@@ -123,19 +123,12 @@ def print_ensemble(report: "EnsembleReport") -> None:
 
 def _print_selected(report: "EnsembleReport") -> None:
     """Print which members make the nested score optimistic, and the score to report instead."""
-    for member in report.selected:
-        notice(f"The scores are optimistic: experiment {member.experiment} ({member.name}): {member.why}.")
-    if not report.selected:
-        return
-    if report.clean_score is not None:
-        folds = ", ".join(map(str, report.clean_folds))
-        text = f"nested score over fold {folds}, which chose nothing: {report.clean_score:.5f}. Report this score."
-        console.print(text, markup=False)
-        return
-    notice(
-        "No fold is without such a choice. Score the ensemble on patients that chose nothing: "
-        f"`ichx evaluate --ensemble {report.ensemble.number} --dataset NAME`."
-    )
+    for text in optimistic_members(report):
+        notice(text)
+    if report.clean_score is not None and report.selected:
+        console.print(clean_score_advice(report), markup=False)
+    elif report.selected:
+        notice(clean_score_advice(report))
 
 
 def _print_labels(report: "EnsembleReport") -> None:
@@ -152,17 +145,8 @@ def _print_labels(report: "EnsembleReport") -> None:
 
 def _print_choices(report: "EnsembleReport") -> None:
     """Print the method and each post-processing step with the gain on held-out patients of the best candidate."""
-    rows: list[tuple[object, ...]] = []
-    for part in dict.fromkeys(trial.part for trial in report.choice.trials):
-        trials = [trial for trial in report.choice.trials if trial.part == part]
-        taken = [trial for trial in trials if trial.taken]
-        best = taken[-1] if taken else max(trials, key=lambda trial: trial.gain)
-        if part == "method":
-            chosen = report.choice.method
-            same = [other.method == report.choice.method for other in report.fold_choices]
-        else:
-            chosen = report.choice.steps[part] if taken else f"none; best: {best.name}"
-            same = [(part in other.steps) == bool(taken) for other in report.fold_choices]
-        rows.append((part, chosen, best.gain, best.error, f"{sum(same)} of {len(same)}" if same else None))
+    rows = [
+        (s.part, s.chosen, s.gain, s.error, f"{s.same} of {s.parts}" if s.parts else None) for s in chosen_steps(report)
+    ]
     if rows:
         print_table("", ("step", "chosen", "gain", "s.e.", "same in parts"), rows)

@@ -9,6 +9,7 @@ from ichx.cli.bars import Bars
 from ichx.cli.output import err, info, notice
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 from ichx.formatting import format_duration
+from ichx.training.callbacks import format_score
 
 if TYPE_CHECKING:
     from ichx.training.callbacks import EpochResult
@@ -82,7 +83,7 @@ class LiveView(Bars, RunCallbacks):
         """Print the epoch's loss, score and time within 80 columns; the run log has all values."""
         values = result.values
         self._epochs_done += 1
-        line = f"  {result.stage} {result.epoch}: loss {values['loss']:.4f}, score {values['score']:.5f}"
+        line = f"  {result.stage} {result.epoch}: loss {values['loss']:.4f}, {format_score(values)}"
         line += f", {format_duration(values['seconds'])}"
         if (plan := self._plan) is not None:
             left = plan.epochs - plan.epochs_done - self._left_out - self._epochs_done

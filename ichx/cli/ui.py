@@ -77,18 +77,19 @@ def ui(
         files=path,
         predictions=predictions,
     )
-    number = serve(workspace, options, _started)
+    number = serve(workspace, options, lambda server: _started(server, read_only))
     raise typer.Exit(exit_code(number))
 
 
-def _started(server: "Started") -> None:
+def _started(server: "Started", read_only: bool) -> None:
     from ichx.web.server import ssh_command
 
     console.print(server.url, markup=False, soft_wrap=True)
     if server.exposed is not None:
+        may_change = "" if read_only else " and change names, tags, notes and reviews"
         warn(
             f"Everyone who reaches {server.exposed}, port {server.port}, and has the token can read all experiments "
-            "and images and change names, tags, notes and reviews. The connection is not encrypted."
+            f"and images{may_change}. The connection is not encrypted."
         )
     elif (command := ssh_command(server.address, server.port)) is not None:
         info(f"From your own machine, run `{command}`, then open the URL there.")

@@ -134,9 +134,13 @@ def describe_dataset(project: "Project", name: str, number: int | None = None) -
     `load_dataset` and `load_folds`.
     """
     version = project.store.version(name, number)
-    catalog = load_catalog(project.workspace, version)
+    return describe_catalog(project.workspace, version, load_catalog(project.workspace, version))
+
+
+def describe_catalog(workspace: Workspace, version: DatasetVersion, catalog: pd.DataFrame) -> dict[str, Any]:
+    """Return `describe_dataset` of `version`, whose catalog is loaded already. Raises like `load_folds`."""
     slices = usable_slices(catalog)
-    findings = read_findings(project.workspace.root / version.path)
+    findings = read_findings(workspace.root / version.path)
     return {
         "version": version,
         "families": header_families(slices),
@@ -148,7 +152,7 @@ def describe_dataset(project: "Project", name: str, number: int | None = None) -
         "folds": [
             fold
             for fold_set in version.folds[:1]
-            for fold in summarize_folds(slices, load_folds(project.workspace, version, fold_set, slices), fold_set.k)
+            for fold in summarize_folds(slices, load_folds(workspace, version, fold_set, slices), fold_set.k)
         ],
     }
 

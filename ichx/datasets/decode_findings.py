@@ -3,15 +3,15 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Final
 
 from ichx.ct.dicom import DECODER_VERSION
-from ichx.datasets.summary import describe_defects
 from ichx.errors import CorruptFileError
 from ichx.files import write_text
 from ichx.text import parse_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHECK_FILE: Final = "check.json"
 
@@ -47,14 +47,15 @@ def read_findings(folder: Path) -> DecodeFindings | None:
         ) from error
 
 
-def describe_findings(catalog: pd.DataFrame, findings: DecodeFindings) -> dict[str, Any]:
+def describe_findings(catalog: "pd.DataFrame", findings: DecodeFindings) -> dict[str, Any]:
     """Return the counts of a checked dataset.
 
     `found` = `slices` + `refused_in_headers` + `refused_in_decoding`, in `files`; each frame of a file counts.
     `reasons` lists the defects as `describe_defects` does, with `seen_in` (headers or decoding).
     """
-    undecodable = catalog[catalog["defect"].isna() & catalog["slice_id"].isin(list(findings.defects))]
-    undecodable = undecodable.assign(defect=undecodable["slice_id"].map(findings.defects))
+    from ichx.datasets.summary import describe_defects
+
+    undecodable = undecodable_rows(catalog, findings)
     in_headers = int(catalog["defect"].notna().sum())
     return {
         "files": int(catalog["file"].nunique()),
@@ -69,6 +70,12 @@ def describe_findings(catalog: pd.DataFrame, findings: DecodeFindings) -> dict[s
             for defect in describe_defects(part)
         ],
     }
+
+
+def undecodable_rows(catalog: "pd.DataFrame", findings: DecodeFindings) -> "pd.DataFrame":
+    """Return the rows of the slices that could not be decoded, with their `defect`."""
+    found = catalog[catalog["defect"].isna() & catalog["slice_id"].isin(list(findings.defects))]
+    return found.assign(defect=found["slice_id"].map(findings.defects))
 
 
 def write_findings(path: Path, findings: DecodeFindings) -> None:

@@ -29,6 +29,7 @@ from ichx.errors import ConflictError, InvalidInputError
 from ichx.files import write_with
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, VersionDraft
 from ichx.text import EXAMPLES, format_count, format_examples
+from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -168,11 +169,19 @@ def describe_folds(
     named = version.fold_set(name)
     fold_sets = version.folds if name is None else (named,)
     slices = load_version(project.workspace, version).slices
+    described = describe_fold_sets(project.workspace, version, fold_sets, slices)
+    return {"version": version, "group_by": version.summary.get("group_by", "patient"), "fold_sets": described}
+
+
+def describe_fold_sets(
+    workspace: Workspace, version: DatasetVersion, fold_sets: Sequence[FoldSet], slices: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Return the descriptions of `fold_sets` of `version`, whose `slices` are loaded; see `describe_folds`."""
     ids, patients = (slices[column].to_numpy(object) for column in ("slice_id", "patient"))
     overall = version.summary["prevalences"]
     described = []
     for fold_set in fold_sets:
-        assigned = load_folds(project.workspace, version, fold_set, slices)
+        assigned = load_folds(workspace, version, fold_set, slices)
         folds = summarize_folds(slices, assigned, fold_set.k)
         deviations = [
             abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in overall.items() if share
@@ -187,7 +196,7 @@ def describe_folds(
                 "leaks": find_leaks(ids, patients, assigned),
             }
         )
-    return {"version": version, "group_by": version.summary.get("group_by", "patient"), "fold_sets": described}
+    return described
 
 
 def _no_folds(dataset: str) -> ConflictError:

@@ -153,10 +153,15 @@ def count_flags(slices: pd.DataFrame) -> dict[str, dict[str, int]]:
     return counts
 
 
+def flagged_slices(slices: pd.DataFrame, flag: str, count: int = EXAMPLES) -> pd.DataFrame:
+    """Return the first flagged slice of each of `count` series."""
+    flagged = slices[slices[flag]]
+    return flagged[~flagged[["study", "series"]].duplicated()].head(count)
+
+
 def flag_examples(slices: pd.DataFrame, flag: str) -> list[str]:
     """Return the first flagged file of each of three series."""
-    flagged = slices[slices[flag]]
-    return [str(file) for file in flagged["file"][~flagged[["study", "series"]].duplicated()].head(EXAMPLES)]
+    return [str(file) for file in flagged_slices(slices, flag)["file"]]
 
 
 def describe_geometry(slices: pd.DataFrame) -> list[dict[str, Any]]:

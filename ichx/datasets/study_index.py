@@ -80,10 +80,15 @@ def write_index(folder: Path, given: IndexInput) -> None:
     _write(frame, folder / SLICES_FILE)
     names = list(pd.unique(slices["study"]))  # by code
     _write(_studies(frame, slices.iloc[order], names), folder / STUDIES_FILE)
-    excluded = given.excluded[["study", "slice_id", "defect", "detail"]].sort_values("study", kind="stable")
-    _write(excluded, folder / EXCLUDED_FILE)
+    _write(sort_excluded(given.excluded), folder / EXCLUDED_FILE)
     np.save(folder / BY_ID_FILE, np.argsort(frame["slice_id"].to_numpy(object), kind="stable").astype(np.int32))
     (folder / FACTS_FILE).write_text(json.dumps({"digest": given.digest, "slices": n}), encoding="utf-8")
+
+
+def sort_excluded(excluded: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the rows of a catalog with a defect as an index has them, numbered from 0."""
+    columns = ["study", "slice_id", "defect", "detail", *FILE]
+    return excluded[columns].sort_values("study", kind="stable", ignore_index=True)
 
 
 class StudyIndex:
@@ -159,7 +164,14 @@ class StudyIndex:
             bisect(range(len(studies)), study, key=lambda place: str(studies[place]))
             for bisect in (bisect_left, bisect_right)
         )
-        return [dict(row) for row in self._excluded.slice(first, end - first).drop_columns(["study"]).to_pylist()]
+        return [
+            dict(row)
+            for row in self._excluded.slice(first, end - first).select(["slice_id", "defect", "detail"]).to_pylist()
+        ]
+
+    def excluded_at(self, place: int) -> dict[str, Any] | None:
+        """Return the row of `sort_excluded` with this number, or None if there is none."""
+        return dict(self._excluded.slice(place, 1).to_pylist()[0]) if 0 <= place < len(self._excluded) else None
 
     def masked_rows(self) -> npt.NDArray[np.int64]:
         """Return the cache rows of the slices with masks, ascending."""

@@ -135,3 +135,17 @@ FIELDS: Final[Mapping[str, Grouping]] = MappingProxyType(
 - `scanner`: manufacturer and model; `thickness`: SliceThickness; `step`: distance from the previous slice of the series
 - `spacing`: of pixels in the image; `pixels`: bits, sign, intercept and size; `institution`: a keyed hash
 """
+
+REPORTED: Final = ("scanner", "kernel", "thickness", "contrast", "age", "sex", "institution")
+"""Fields of a report, as far as headers have them."""
+
+
+def reported_fields(slices: pd.DataFrame) -> list[str]:
+    """Return the fields of `REPORTED` with at least two known groups; `pixels` if no header names the scanner."""
+
+    def splits(field: str) -> bool:
+        names = FIELDS[field](slices)
+        return names[names != UNKNOWN].nunique() > 1
+
+    names_scanner = bool((FIELDS["scanner"](slices) != UNKNOWN).any())
+    return [field for field in (*REPORTED, *(() if names_scanner else ("pixels",))) if splits(field)]

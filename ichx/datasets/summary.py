@@ -43,9 +43,14 @@ def count_assumptions(slices: pd.DataFrame) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def assumed_slices(slices: pd.DataFrame, name: str, count: int = EXAMPLES) -> pd.DataFrame:
+    """Return the first slice of each of the first `count` files with the assumption `name`."""
+    return slices[_assumed(slices, name)].drop_duplicates("file").head(count)
+
+
 def assumption_examples(slices: pd.DataFrame, name: str) -> list[str]:
     """Return the first files with the assumption `name`."""
-    return [str(file) for file in slices["file"][_assumed(slices, name)].drop_duplicates().head(EXAMPLES)]
+    return [str(file) for file in assumed_slices(slices, name)["file"]]
 
 
 def describe_assumptions(slices: pd.DataFrame) -> list[dict[str, Any]]:
@@ -94,7 +99,7 @@ def describe_defects(catalog: pd.DataFrame, examples: int = EXAMPLES) -> list[di
     """
     described = []
     for reason, count in catalog["defect"].value_counts().items():
-        first = catalog[catalog["defect"] == reason].drop_duplicates("file").head(examples)
+        first = defective_rows(catalog, str(reason), examples)
         described.append(
             {
                 "reason": str(reason),
@@ -105,6 +110,11 @@ def describe_defects(catalog: pd.DataFrame, examples: int = EXAMPLES) -> list[di
             }
         )
     return described
+
+
+def defective_rows(catalog: pd.DataFrame, reason: str, count: int = EXAMPLES) -> pd.DataFrame:
+    """Return the first row of each of the first `count` files with the defect `reason`."""
+    return catalog[catalog["defect"] == reason].drop_duplicates("file").head(count)
 
 
 def summarize_folds(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.cache.build import find_cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.catalog import catalog_digest, label_digest, usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import fold_digest

@@ -10,7 +10,7 @@ from ichx.evaluation.bootstrap import Bootstrap, loss_interval, patient_bootstra
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
 from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.oof import read_oof
+from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scores import pool_studies, study_scores
 from ichx.store import ScoreDraft, marks
 
@@ -100,11 +100,15 @@ def both_scores(
 
 
 def fold_scorecard(project: "Project", number: int, tta: Tta = "none") -> dict[int | None, Bootstrap]:
+    """Return `table_scorecard` of an experiment's OOF predictions. Raises like `scorecard`."""
+    return table_scorecard(read_oof(project, project.store.experiment(number), tta))
+
+
+def table_scorecard(table: OofTable) -> dict[int | None, Bootstrap]:
     """Return the scores of slices with their intervals: of all finished folds under None, then of each fold.
 
-    The folds have no AUC and other scores of rankings, whose intervals take most of the time. Raises like `scorecard`.
+    The folds have no AUC and other scores of rankings, whose intervals take most of the time.
     """
-    table = read_oof(project, project.store.experiment(number), tta)
     found: dict[int | None, Bootstrap] = {None: patient_bootstrap(table.labels, table.probabilities, table.patients)}
     for fold in table.fold_scores:
         rows = table.folds == fold

@@ -13,12 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import load_version
-from ichx.datasets.subgroups import UNKNOWN, group_names
+from ichx.datasets.subgroups import UNKNOWN, group_names, reported_fields
 from ichx.errors import InvalidInputError
 from ichx.evaluation.bootstrap import DRAWS, Interval, label_intervals, mean_interval
 from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.metric import FloatArray, weighted_row_losses
-from ichx.evaluation.oof import read_oof
+from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scores import checked, pool_studies, positive
 from ichx.labels import LABELS
 
@@ -90,6 +90,11 @@ def oof_predictions(project: "Project", number: int, *, tta: Tta = "none", avera
     experiment = project.store.experiment(number)
     table = read_oof(project, experiment, tta, average=average)
     slices = load_version(project.workspace, project.store.version_by_id(experiment.version_id)).slices
+    return predicted_of(table, slices)
+
+
+def predicted_of(table: OofTable, slices: pd.DataFrame) -> Predicted:
+    """Return the predictions of `table` with their rows of `slices`, the usable slices of the dataset version."""
     rows = slices.iloc[pd.Index(slices["slice_id"]).get_indexer(pd.Index(table.slice_ids))]
     return Predicted(rows, table.labels, table.probabilities, table.study_probabilities)
 
@@ -105,6 +110,31 @@ def all_subgroup_scores(
         for unit in units
         for scores in subgroup_scores(predicted, fields, label=label, unit=unit, pooling=pooling)
     ]
+
+
+@dataclass(frozen=True)
+class ReportedGroup:
+    """A group with its scores of slices and of studies, as a row of a report."""
+
+    slices: Subgroup
+    studies: Subgroup | None
+    """None if none of its slices is the first one of a study."""
+
+
+def reported_subgroups(predicted: Predicted, pooling: Pooling = "max") -> dict[str, list[ReportedGroup]]:
+    """Return the groups of the fields that a report shows, the most frequent first, with scores of `any`.
+
+    A field with more than `MAX_GROUPS` groups is left out.
+    """
+    found: dict[str, list[ReportedGroup]] = {}
+    for field in reported_fields(predicted.slices):
+        if len(pd.unique(group_names(predicted.slices, field))) > MAX_GROUPS:
+            continue
+        (of_slices,) = subgroup_scores(predicted, [field], unit="slice", pooling=pooling)
+        (of_studies,) = subgroup_scores(predicted, [field], unit="study", pooling=pooling)
+        studies = {group.name: group for group in of_studies.groups}
+        found[field] = [ReportedGroup(group, studies.get(group.name)) for group in of_slices.groups]
+    return found
 
 
 def subgroup_scores(

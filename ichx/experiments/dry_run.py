@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.cache.build import CachePlan, plan_caches
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.datasets.patient_subset import EXCLUDED
 from ichx.evaluation.choices import views_of
@@ -94,7 +94,9 @@ def dry_run(
         inside = np.flatnonzero((fold_of != fold) & (fold_of != EXCLUDED))
         own = int((fold_of == fold).sum())
         left = rows_of_epochs(recipe, population, inside, fold)[_epochs_done(project, experiment, fold, subset) :]
-        epochs, steps, validated = epochs + len(left), steps + sum(left), validated + own * len(left)
+        shares = [stage.validated_share(epoch) for stage in recipe.stage for epoch in range(1, stage.epochs + 1)]
+        epochs, steps = epochs + len(left), steps + sum(left)
+        validated += round(own * sum(shares[len(shares) - len(left) :]))
         # The last validation is the first view, unless several networks predict together.
         predicted += own * (views * networks - (networks == 1))
     on_tests = sum(len(d.slices) for d in test_data) * len(wanted) * views

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.cache.build import plan_caches
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.datasets.patient_subset import EXCLUDED
 from ichx.errors import NotReadyError

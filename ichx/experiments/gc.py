@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.cache.hu_cache import BUILD_FILE, CacheSpec, cache_key, read_manifest, slices_digest
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.errors import IchxError, StorageError
 from ichx.evaluation.member_outputs import inputs_of

@@ -14,7 +14,7 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.local_copy import with_local_copy
 from ichx.cache.mask_cache import ensure_masks
 from ichx.cache.mask_file import MaskCache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import NotReadyError

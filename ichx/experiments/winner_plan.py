@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ichx.cache.build import plan_caches
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.errors import UnsupportedError
 from ichx.evaluation.feature_tables import table_bytes

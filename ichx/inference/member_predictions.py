@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.cache.build import ensure_cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset
 from ichx.datasets.series import neighbour_rows, series_codes
 from ichx.errors import ChangedDataError, CorruptFileError, UnsupportedError

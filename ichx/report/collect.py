@@ -1,7 +1,7 @@
 """The content of a report of an experiment or ensemble, read from the store, the OOF tables and the caches."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ichx.datasets.dataset import load_version
@@ -12,6 +12,7 @@ from ichx.evaluation.metric import constant_score, label_losses
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import Calibration, calibration, pool_studies
+from ichx.evaluation.subgroup_scores import ReportedGroup, predicted_of, reported_subgroups
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -67,6 +68,8 @@ class OofResults:
     """Of studies, by label."""
     calibration: Mapping[str, Calibration]
     """By label."""
+    subgroups: Mapping[str, Sequence[ReportedGroup]] = field(default_factory=dict)
+    """Groups by field of headers."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,12 @@ def collect_experiment(
     if project.store.predictions(number, role="oof"):
         identity, mean = read_oof(project, experiment, "none"), read_oof(project, experiment, "all")
         report_progress(1, STEPS)
-        results = oof_results(identity, mean)
+        data = load_version(project.workspace, version)
+        groups = reported_subgroups(predicted_of(identity, data.slices))
+        results = replace(oof_results(identity, mean), subgroups=groups)
         report_progress(2, STEPS)
         # A fold may finish while its experiment is read: the marks describe the folds that are in the scores.
         experiment = replace(experiment, folds_done=len(results.folds))
-        data = load_version(project.workspace, version)
         gallery = make_gallery(project, experiment, recipe, data, identity, anonymous=anonymous)
     elif not history and not tuning:
         raise NotReadyError(f"Experiment {number} has no finished epoch to report.", f"Run it: `ichx run {number}`.")
@@ -178,12 +182,12 @@ def collect_ensemble(
     members = tuple(MemberRow(project.store.experiment(m.experiment), m.weight, m.score) for m in ensemble.members)
     blend = read_ensemble_oof(project, ensemble)
     report_progress(1, STEPS)
-    results = oof_results(blend.oof)
-    report_progress(2, STEPS)
     version = project.store.version_by_id(ensemble.version_id)
+    data = load_version(project.workspace, version)
+    results = replace(oof_results(blend.oof), subgroups=reported_subgroups(predicted_of(blend.oof, data.slices)))
+    report_progress(2, STEPS)
     heaviest = max(members, key=lambda member: member.weight).experiment
     recipe = from_toml(heaviest.recipe, source=f"the recipe of experiment {heaviest.number}")
-    data = load_version(project.workspace, version)
     gallery = make_gallery(project, heaviest, recipe, data, blend.oof, anonymous=anonymous)
     report_progress(3, STEPS)
     return ReportData(

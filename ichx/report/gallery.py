@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.cache.build import find_cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset
 from ichx.datasets.image_sides import Sides, read_image_sides
 from ichx.datasets.series import series_codes

@@ -10,6 +10,7 @@ from ichx import __version__
 from ichx.evaluation.metric import constant_score
 from ichx.evaluation.oof import OofTable
 from ichx.evaluation.scores import calibration, pool_studies
+from ichx.evaluation.subgroup_scores import reported_subgroups
 from ichx.files import absolute_path, write_text
 from ichx.inference.evaluate import EvaluatedSlices, Evaluation
 from ichx.inference.predict import FilePredictions
@@ -63,7 +64,11 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
             version=data.version,
             code_version=__version__,
             marks=evaluation.marks,
-            results={"bootstrap": evaluation.slices, "studies": evaluation.studies},
+            results={
+                "bootstrap": evaluation.slices,
+                "studies": evaluation.studies,
+                "subgroups": reported_subgroups(slices.predicted, pooling),
+            },
             scores=evaluation.slices.scores,
             prevalence_score=constant_score(slices.labels, slices.labels),
             gallery=replace(gallery, worst=worst, sample=sample),

@@ -36,20 +36,24 @@ def learning_curves(recipe: "Recipe", history: "Mapping[int, Sequence[EpochRecor
     stages = [(start + (stage.epochs + 1) / 2, stage.name) for stage, start in zip(recipe.stage, starts, strict=True)]
     crowded = len(stages) > 5 or min(stage.epochs for stage in recipe.stage) < 0.1 * recipe.epochs
     charts = []
-    for value, title in (("loss", "training loss"), ("score", "validation score"), ("lr", "learning rate")):
+    shown = [("loss", "training loss"), ("score", "validation score"), ("lr", "learning rate")]
+    if any("subset_score" in record.values for records in history.values() for record in records):
+        shown.insert(1, ("subset_score", "score of the validation subset"))
+    for value, title in shown:
         series = [_epoch_series(fold, records, starts, value, title) for fold, records in sorted(history.items())]
         finite = [y for s in series for _, y in s.points if math.isfinite(y) and (y > 0 or value != "lr")]
         low, high = (min(finite), max(finite)) if finite else (0.1, 1.0)
         y = log_axis(low, high, title) if value == "lr" else linear_axis(low, high, title)
         guides = [((start + 0.5, y.low), (start + 0.5, y.high)) for start in starts[1:]]
         panel = Panel(axis, y, series, 190.0, guides, () if crowded else stages)
-        last = [f"fold {fold}: {_format_value(value, records[-1])}" for fold, records in sorted(history.items())]
+        last = [f"fold {fold}: {_last_value(value, records)}" for fold, records in sorted(history.items())]
         description = f"Last epoch: {'; '.join(last)}."
         charts.append(chart(f"curve-{value}", f"{title.capitalize()} by epoch", description, [panel]))
     return tuple(charts)
 
 
 def _epoch_series(fold: int, records: "Sequence[EpochRecord]", starts: Sequence[int], value: str, title: str) -> Series:
+    records = [record for record in records if value in record.values]  # not every epoch is validated
     thinned = [records[i] for i in thinned_indices(range(len(records)), points=EPOCHS)]
     points = [(float(starts[r.stage_index] + r.epoch), r.values.get(value, math.nan)) for r in thinned]
     tooltips = [
@@ -59,6 +63,10 @@ def _epoch_series(fold: int, records: "Sequence[EpochRecord]", starts: Sequence[
     kind: Literal["step", "marked", "line"]
     kind = "step" if value == "lr" else "marked" if len(thinned) <= 60 else "line"
     return Series(points, tooltips, fold % 10, kind=kind, dashed=fold % 2 == 1)
+
+
+def _last_value(value: str, records: "Sequence[EpochRecord]") -> str:
+    return next((_format_value(value, record) for record in reversed(records) if value in record.values), "-")
 
 
 def _format_value(value: str, record: "EpochRecord") -> str:

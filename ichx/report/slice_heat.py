@@ -14,7 +14,7 @@ import torch
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import CACHE_FILE, Cache, cache_folder, cache_key
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.series import neighbour_rows
 from ichx.errors import CorruptFileError, NotFoundError, NotReadyError, UnsupportedError
 from ichx.experiments.prepare import learns_masks

@@ -20,7 +20,7 @@ import torch
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.ct.windows import windows_numpy
 from ichx.datasets.series import series_codes
 from ichx.errors import IchxError

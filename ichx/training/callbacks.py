@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ichx.evaluation.choices import CALIBRATED
+
 
 @dataclass(frozen=True)
 class EpochResult:
@@ -14,8 +16,30 @@ class EpochResult:
     epoch: int
     """From 1, within the stage."""
     values: Mapping[str, float]
-    """`loss`, `score`, `score_LABEL`, `lr`, `seconds`, `images`, `images_per_second`, `memory_gb`, `dice*`, and for
-    tuning `calibrated_score`."""
+    """`loss`, `score`, `score_LABEL`, `lr`, `seconds`, `images`, `images_per_second`, `memory_gb`, `dice*`. Without a
+    validation on all rows no `score`; `subset_score` where the stage is validated on a subset; for tuning
+    `calibrated_score`."""
+
+    @property
+    def compared_score(self) -> float | None:
+        """The score that is comparable between the epochs of the stage; None without a validation."""
+        return compared_score(self.values)
+
+
+def compared_score(values: Mapping[str, float]) -> float | None:
+    """Return the score in the `values` of an epoch that is comparable within its stage and between trainings.
+
+    Where a stage is validated on a subset, that is the score of the subset, in its last epoch, too. None without a
+    validation. While tuning it is the calibrated score.
+    """
+    return values.get(CALIBRATED, values.get("subset_score", values.get("score")))
+
+
+def format_score(values: Mapping[str, float]) -> str:
+    """Return the score in the `values` of an epoch for a line of text."""
+    if "score" in values:
+        return f"score {values['score']:.5f}"
+    return f"subset score {values['subset_score']:.5f}" if "subset_score" in values else "not validated"
 
 
 class Callbacks:

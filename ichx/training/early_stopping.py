@@ -27,12 +27,14 @@ class EarlyStopping:
         self.patience = patience
         self.scores: list[float] = []
         self.weights: Any = None
+        self._validated = False
 
-    def update(self, score: float, weights: Callable[[], Any]) -> None:
-        """Record an epoch's `score`; call `weights` if it is the best so far."""
+    def update(self, score: float | None, weights: Callable[[], Any]) -> None:
+        """Record an epoch's `score`, None if it was not validated; call `weights` if it is the best so far."""
         if self.patience > 0:
-            self.scores.append(score)
-            if self.best == len(self.scores) - 1:
+            self._validated = score is not None
+            self.scores.append(math.nan if score is None else score)
+            if self._validated and self.best == len(self.scores) - 1:
                 self.weights = weights()
 
     @property
@@ -47,8 +49,8 @@ class EarlyStopping:
 
     @property
     def over(self) -> bool:
-        """Whether the stage ends here."""
-        return runs_out(self.scores, self.patience)
+        """Whether the stage ends here, after a validation."""
+        return self._validated and runs_out(self.scores, self.patience)
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs."""

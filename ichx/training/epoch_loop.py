@@ -3,6 +3,7 @@
 import math
 import time
 
+import numpy as np
 import torch
 
 from ichx.errors import InvalidInputError
@@ -10,13 +11,14 @@ from ichx.evaluation.calibrated_score import FoldCalibration
 from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.metric import FloatArray, label_losses, probabilities, score
 from ichx.labels import LABELS
+from ichx.loading.sampling import id_number
 from ichx.recipe import Recipe
 from ichx.training.callbacks import EpochResult
 from ichx.training.checkpoint import Position
 from ichx.training.control import Control
 from ichx.training.distributed import AgreedError
 from ichx.training.divergence import Divergence, NonFiniteLossError, NonFiniteWeightsError, TrainingDivergedError
-from ichx.training.feed import EpochPlan, TrainingFeed
+from ichx.training.feed import EpochPlan, Rows, TrainingFeed
 from ichx.training.learner import Learner
 from ichx.training.mask_loss import Overlap, dice
 from ichx.training.memory import peak_gb, reset_peak
@@ -116,33 +118,64 @@ def validate(
     plan: EpochPlan,
     predictor: Predictor,
     calibration: FoldCalibration | None = None,
+    share: float = 1.0,
 ) -> tuple[EpochResult, Logits]:
-    """Predict the validation rows after an epoch; return what the epoch came to, and the predictions.
+    """Predict validation rows after an epoch; return what the epoch came to, and the predictions.
 
-    With `calibration` the values include the calibrated score.
+    Args:
+        learner: The network.
+        feed: The data.
+        plan: The epoch.
+        predictor: Predicts.
+        calibration: If there is one, the values include the calibrated score, which takes all rows.
+        share: Share of the rows: 0 for none, 1 for all, otherwise the subset of the stage.
     """
-    control, rows = predictor.control, feed.validation_rows
+    control = predictor.control
+    share = share if calibration is None else float(share > 0)
     sums, stage = control.checkpoints.progress.sums, learner.recipe.stage[plan.stage]
+    places = validation_subset(feed, share)
+    rows = feed.validation_rows[places]
     control.checkpoints.start_validation()
-    overlap = None if feed.masks is None else Overlap(learner.runtime.device)
-    task = PredictionTask(phase="validating", name="validation", overlap=overlap)
+    overlap = None if feed.masks is None or share == 0 else Overlap(learner.runtime.device)
+    # Unfinished predictions of a subset must not be taken for those of the first rows of all.
+    task = PredictionTask(phase="validating", name="validation" if share == 1 else "subset", overlap=overlap)
     logits = predictor.logits(learner.network, feed, rows, task)
     control.checkpoints.end_validation()
+    values = {"loss": sums.loss / plan.total}
     labels, predicted = feed.labels(rows), probabilities(feed.slice_logits(rows, logits))
-    values = {
-        "loss": sums.loss / plan.total,
-        **scores(labels, predicted),
+    if share == 1:
+        values |= scores(labels, predicted)
+    if share > 0 and stage.validation_share < 1 and calibration is None:
+        own = validation_subset(feed, stage.validation_share)
+        chosen = feed.validation_rows[own]
+        of_subset = feed.slice_logits(chosen, logits[own] if share == 1 else logits)
+        values["subset_score"] = score(feed.labels(chosen), probabilities(of_subset))
+    values |= {
         "lr": learning_rate(stage, plan.epoch, 0.0),
         "seconds": sums.training + sums.validating,
         "images": float(sums.images),
         "images_per_second": sums.images / sums.training,
         "memory_gb": peak_gb(learner.runtime.device),
     }
-    if calibration is not None:
+    if calibration is not None and share == 1:
         values[CALIBRATED] = calibration.score(labels, predicted, plan.stage)
     if overlap is not None:
         values |= dice(control.group.gather(overlap.counts()))
     return EpochResult(stage.name, plan.stage, plan.epoch + 1, values), logits
+
+
+def validation_subset(feed: TrainingFeed, share: float) -> Rows:
+    """Return the places, ascending, of a share of the validation rows: those with the lowest numbers of their ids.
+
+    Subsets of one fold are the same in every epoch and training, and a smaller one is part of a larger one.
+    """
+    rows = feed.validation_rows
+    if share == 1:
+        return np.arange(len(rows))
+    numbers = np.array([id_number(str(name)) for name in feed.ids(rows)], np.uint64)
+    count = max(round(share * len(rows)), 1) if share > 0 else 0
+    places: Rows = np.sort(np.argsort(numbers, kind="stable")[:count])
+    return places
 
 
 def scores(labels: FloatArray, predicted: FloatArray) -> dict[str, float]:

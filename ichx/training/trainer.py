@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from ichx.evaluation.calibrated_score import FoldCalibration
-from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.metric import probabilities
 from ichx.recipe import Recipe, StageRecipe
 from ichx.training.callbacks import EpochResult
@@ -98,8 +97,11 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
         for epoch in range(first, stage.epochs):
             plan = plan_epoch(recipe, feed, index, epoch, progress.position)
             train_epoch(learner, feed, plan, control)
-            result, logits = validate(learner, feed, plan, predictor, options.calibration)
-            stopping.update(result.values.get(CALIBRATED, result.values["score"]), learner.weights)
+            share = stage.validated_share(epoch + 1)
+            result, logits = validate(learner, feed, plan, predictor, options.calibration, share)
+            stopping.update(result.compared_score, learner.weights)
+            if stopping.over and "score" not in result.values:  # the last epoch of the stage after all
+                result, logits = validate(learner, feed, plan, predictor, options.calibration)
             reached = stage.epochs if stopping.over else epoch + 1  # epochs that patience leaves out count as done
             # Record first: after a crash between the two, the resumed run validates again and replaces the record.
             control.record(result, epochs_done(recipe, index, reached))

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ichx.evaluation.choices import CALIBRATED
 from ichx.recipe import Recipe
 from ichx.tuning.limits import Limits
 from ichx.tuning.storage import STAGE_STEPS
 from ichx.tuning.trial import Budget
-from ichx.tuning.trial_score import epoch_score
+from ichx.tuning.trial_score import epoch_score, newest_score
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -26,6 +27,8 @@ def scores_by_step(history: "Sequence[EpochRecord]", recipe: Recipe) -> dict[int
     for record in history:
         begin = record.stage_index * STAGE_STEPS
         scores |= dict.fromkeys(range(len(scores) + 1, begin + 1), score)
+        if CALIBRATED not in record.values:
+            continue  # the next validation sets the steps of this epoch, too
         score = epoch_score(record)
         reached = begin + STAGE_STEPS * record.epoch // recipe.stage[record.stage_index].epochs
         scores |= dict.fromkeys(range(len(scores) + 1, reached + 1), score)
@@ -55,7 +58,7 @@ class TrialMonitor:
         if any(part > 0 for part in excess.values()):
             return self._limits.describe(excess)
         if lags:
-            score = epoch_score(history[-1])
+            score = newest_score(history)
             return f"score {score:.5f} after {self.seen} of {self.epochs} epochs is worse than that of other trials"
         return None
 

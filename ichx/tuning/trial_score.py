@@ -1,6 +1,7 @@
 """The score of a finished trial that its study optimizes."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ichx.evaluation.choices import CALIBRATED
@@ -14,8 +15,14 @@ if TYPE_CHECKING:
 
 
 def epoch_score(record: "EpochRecord") -> float:
-    """Return the score of an epoch by which trials are compared."""
+    """Return the score of an epoch that was validated, by which trials are compared."""
     return record.values[CALIBRATED]
+
+
+def newest_score(history: "Sequence[EpochRecord]") -> float:
+    """Return the score of the newest epoch that was validated; NaN if none was."""
+    scores = [epoch_score(record) for record in history if CALIBRATED in record.values]
+    return scores[-1] if scores else math.nan
 
 
 def trial_score(project: "Project", experiment: "Experiment", fold: int) -> float | None:

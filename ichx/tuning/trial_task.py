@@ -22,7 +22,7 @@ from ichx.tuning.server_storage import HEARTBEAT_SECONDS, send_heartbeat
 from ichx.tuning.study_context import StudyContext
 from ichx.tuning.trial import IncompatibleValuesError, register_trial
 from ichx.tuning.trial_monitor import TrialMonitor
-from ichx.tuning.trial_score import epoch_score, trial_score
+from ichx.tuning.trial_score import newest_score, trial_score
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -108,7 +108,7 @@ class TrialTask(Task):
             return False  # an earlier process decided that
         history, monitor = self._history(), self._monitor
         if len(history) > monitor.seen:
-            newest = epoch_score(history[-1])
+            newest = newest_score(history)
             self._context.callbacks.trial_progressed(self._trial.number, len(history), monitor.epochs, newest)
         self._prune_reason = monitor.check(history)
         if self._prune_reason is None:

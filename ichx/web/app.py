@@ -27,6 +27,8 @@ from ichx.text import escape
 from ichx.web import (
     annotations_api,
     compare_page,
+    data_page,
+    ensembles_page,
     events,
     experiment_page,
     experiments_page,
@@ -49,6 +51,8 @@ _LOG = logging.getLogger(__name__)
 PAGES = (
     annotations_api,
     compare_page,
+    data_page,
+    ensembles_page,
     events,
     experiment_page,
     experiments_page,

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from ichx.evaluation.choices import Tta, check_tta
 from ichx.experiments.recipe_values import recipe_values
-from ichx.formatting import format_interval, format_value
+from ichx.formatting import format_interval
 from ichx.project import Project
 from ichx.store import marks
 from ichx.store.runs import LIVE_STATES
@@ -18,22 +18,16 @@ from ichx.web import experiment_files
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
 from ichx.web.numbers import path_number
+from ichx.web.score_tables import score_tables
 from ichx.web.site import site_of
 from ichx.web.waiting import SharedResults
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Bootstrap, Interval
+    from ichx.evaluation.bootstrap import Bootstrap
     from ichx.store import Experiment, Prediction, Run
 
 KEPT = 16
 """Scorecards that are kept in memory."""
-LABEL_METRICS = (
-    ("log_loss", "log loss"),
-    ("auc", "AUC"),
-    ("average_precision", "average precision"),
-    ("brier", "Brier score"),
-)
-"""Columns of the table of labels."""
 
 
 def experiment_page(request: Request) -> Response:
@@ -102,18 +96,8 @@ def scores(request: Request) -> Response:
     site, number = site_of(request), path_number(request)
     site.project.store.experiment(number)
     found = _scorecard(site.project, number, check_tta(request.query_params.get("view", "none")))
-    pooled = found[None]
     return site.render(
-        request,
-        "experiment_scores.html.j2",
-        rows=[_score_row("all folds" if fold is None else f"fold {fold}", one) for fold, one in found.items()],
-        label_rows=[
-            {"label": label, "cells": [_cell(by_metric.get(metric)) for metric, _ in LABEL_METRICS]}
-            for label, by_metric in pooled.labels.items()
-        ],
-        heads=[head for _, head in LABEL_METRICS],
-        patients=pooled.patients,
-        marks=marks(site.project.store.experiment(number)),
+        request, "experiment_scores.html.j2", **score_tables(found), marks=marks(site.project.store.experiment(number))
     )
 
 
@@ -127,21 +111,6 @@ def _scorecard(project: Project, number: int, tta: Tta) -> "dict[int | None, Boo
     digests = tuple(one.digest for one in project.store.predictions(number, role="oof"))
     key = (project.workspace.root, number, tta, digests)
     return _scorecards.get(key, lambda: fold_scorecard(project, number, tta))
-
-
-def _score_row(name: str, found: "Bootstrap") -> dict[str, Any]:
-    cells = [_cell(found.log_loss), *(_cell(by_metric.get("log_loss")) for by_metric in found.labels.values())]
-    return {"name": name, "patients": found.patients, "cells": cells}
-
-
-def _cell(found: "Interval | None") -> dict[str, str | None]:
-    if found is None or found.value is None:
-        return {"value": "-", "bounds": None, "why": None if found is None else found.undefined}
-    return {
-        "value": format_value(found.value),
-        "bounds": format_interval(found.low, found.high) or None,
-        "why": found.undefined,
-    }
 
 
 ROUTES = (

@@ -12,6 +12,7 @@ from ichx.child_processes import watch_parent
 from ichx.errors import IchxError, as_user_error
 from ichx.project import Project
 from ichx.store import open_store
+from ichx.web import described
 from ichx.workspace import find_workspace
 
 IDLE_SECONDS: Final = 120.0
@@ -142,6 +143,9 @@ TASKS: Final[Mapping[str, Callable[..., Any]]] = {
     "heat": heat,
     "predict": predict,
     "predict_worklist": predict_worklist,
+    "describe_version": described.describe_version,
+    "describe_ensemble": described.describe_ensemble,
+    "score_ensemble": described.score_ensemble,
 }
 """By name. A task receives the project, a function for its progress, and the arguments of the request."""
 

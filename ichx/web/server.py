@@ -115,6 +115,7 @@ def serve(workspace: Workspace, options: ServeOptions, started: Callable[[Starte
             http="h11",  # it checks headers strictly, also those of responses
             log_level="critical",  # errors of handlers are logged by the app
             access_log=False,
+            proxy_headers=False,  # there is no proxy: a request must not choose its scheme or address
             lifespan="off",
             ws="none",
             server_header=False,

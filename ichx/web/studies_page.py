@@ -22,7 +22,7 @@ PAGE: Final = 100
 
 @without_paths
 def studies(request: Request) -> Response:
-    """Show the studies of a source, filtered, by pages."""
+    """Show the studies of a source, filtered, by pages; `of` selects whose predictions the viewer shows."""
     site, sources = site_of(request), sources_of(request)
     names = sources.names()
     query = request.query_params
@@ -35,15 +35,16 @@ def studies(request: Request) -> Response:
     except NotReadyError as error:
         return site.render(request, "studies.html.j2", **context, source=None, waiting=shown_error(error, site))
     found = select_studies(source, query)
+    shown = [("of", of) for of in query.getlist("of")[:2]]
     if query.get("open") == "first" and len(found):
         first = source.index.studies["study"][int(found[0])].as_py()
-        return RedirectResponse(study_url(source.name, first), 303)
+        return RedirectResponse(study_url(source.name, first, shown), 303)
     pages = max(1, -(-len(found) // PAGE))
     page = page_number(query.get("page"), pages)
     rows = [source.index.studies.slice(int(row), 1).to_pylist()[0] for row in found[(page - 1) * PAGE : page * PAGE]]
 
     def link(**changes: str | int) -> str:
-        return "/studies?" + urlencode({**query, **changes})
+        return "/studies?" + urlencode({**query, **({"of": [of for _, of in shown]} if shown else {}), **changes}, True)
 
     return site.render(
         request,
@@ -56,7 +57,9 @@ def studies(request: Request) -> Response:
         page=page,
         pages=pages,
         link=link,
-        study_url=study_url,
+        study_url=lambda study: study_url(source.name, study, shown),
+        shown=shown,
+        masked=any(source.index.studies["masks"].to_pylist()),
         choices=_choices(source),
     )
 

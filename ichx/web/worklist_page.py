@@ -20,14 +20,11 @@ from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, csv_response, site_of
 from ichx.web.sources import FILES, PAGE_SECONDS, Source, sources_of
 from ichx.web.studies_api import FOR_GOOD, PLAIN_CURVES, pixel_version, predictors
+from ichx.web.thumbnails import THUMBNAIL, thumbnail_png
 from ichx.web.worklist_data import Prepared, WorklistChoice, Worklists, default_threshold, parse_choice, scanners_of
 
 PAGE: Final = 50
 """Rows of a page."""
-THUMBNAIL: Final = 96
-"""Pixels of the edge of a thumbnail."""
-BRAIN: Final = (40.0, 80.0)
-"""Centre and width in HU of the window of thumbnails."""
 NAMES: Final[dict[Kind, str]] = {
     "false-positives": "False positives",
     "false-negatives": "False negatives",
@@ -151,19 +148,15 @@ def neighbours(request: Request) -> Response:
 def thumbnail(request: Request) -> Response:
     """Return a slice in the brain window as a small PNG."""
     from ichx.cache.display import read_displayed
-    from ichx.cache.resize import fit_square
-    from ichx.web.png import encode_png
 
     source = sources_of(request).get(request.path_params["source"])
     row = source.slice(request.path_params["slice"])
     caches = source.caches.by_size()
     size = next((size for size in caches if size >= THUMBNAIL), max(caches, default=THUMBNAIL))
-    hu = fit_square(read_displayed(caches.get(size), source.path, row, THUMBNAIL).hu, THUMBNAIL, "area")
-    centre, width = BRAIN
-    grey = np.clip((hu - centre) / width + 0.5, 0, 1) * 255
+    hu = read_displayed(caches.get(size), source.path, row, THUMBNAIL).hu
     immutable = request.query_params.get("v") == pixel_version(source)
     headers = {"Cache-Control": FOR_GOOD if immutable else "no-store"}
-    return Response(encode_png(np.round(grey).astype(np.uint8)), 200, headers, "image/png")
+    return Response(thumbnail_png(hu), 200, headers, "image/png")
 
 
 def _requested(request: Request) -> Listed:

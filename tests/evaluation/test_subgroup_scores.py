@@ -110,3 +110,24 @@ def test_labels_are_the_six() -> None:
         (found,) = subgroup_scores(given, ["kernel"], label=label, draws=5)
         rows = (given.slices["kernel"] == found.groups[0].name).to_numpy()
         assert found.groups[0].positives == given.labels[rows][:, LABELS.index(label)].sum()
+
+
+def test_a_report_shows_the_groups_that_headers_tell_apart(ichx: Program, trained_root: Path, tmp_path: Path) -> None:
+    from ichx.evaluation.subgroup_scores import reported_subgroups
+
+    given = predictions()
+    for name in ("manufacturer", "model", "contrast", "age", "sex", "institution"):
+        given.slices[name] = ""
+    given.slices["thickness"] = np.nan
+    given.slices["sex"] = np.where(given.slices["patient"].astype(int) % 2, "F", "M")
+    for name in ("bits_stored", "signed", "intercept", "rows", "columns"):
+        given.slices[name] = 12
+    found = reported_subgroups(given)
+    assert list(found) == ["kernel", "sex"]
+    assert {group.slices.name for group in found["sex"]} == {"F", "M"}
+    assert all(group.studies is not None for group in found["sex"])
+    page = tmp_path / "report.html"
+    assert ichx("report", "1", "--out", page, cwd=trained_root).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert 'id="by-pixels"' in text  # the phantom's headers name no scanner
+    assert 'id="by-kernel"' not in text

@@ -10,7 +10,7 @@ import safetensors
 from conftest import SHORT, Program
 
 from ichx.cache.build import find_cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_dataset
 from ichx.errors import NotFoundError
 from ichx.experiments.dry_run import RunEstimate, dry_run

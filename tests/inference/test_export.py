@@ -14,7 +14,7 @@ import torch
 from conftest import SHORT, clean_environment
 
 from ichx.cache.build import find_cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_dataset
 from ichx.errors import InvalidInputError, StorageError, UnsupportedError
 from ichx.evaluation.predictions import read_predictions

@@ -17,7 +17,7 @@ from zip_files import zip_folder
 
 from ichx.cache.build import ensure_cache
 from ichx.cache.hu_cache import Cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.catalog import build_catalog, usable_slices
 from ichx.datasets.dataset import load_dataset, load_version
 from ichx.datasets.ingest import scan_source

@@ -22,7 +22,7 @@ from memory_feed import MemoryFeed, make_batch
 from test_compilation import check_group
 
 from ichx.cache.build import find_cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.evaluation.predictions import read_predictions

@@ -119,22 +119,29 @@ def all_routes() -> list[Route]:
     return [route for module in app.PAGES for route in module.ROUTES if isinstance(route, Route)]
 
 
-def check_route(client: "httpx.Client", route: Route, texts: Iterable[str] = INJECTIONS + ODD_IDS) -> None:
-    """Assert that a route answers, without an error of the server, if its ids and parameters are any of `texts`."""
+def check_route(client: "httpx.Client", route: Route, texts: Iterable[str] = ODD + ODD_IDS + MARKUP[::5]) -> None:
+    """Assert that a route answers, without an error of the server, if its ids or parameters are any of `texts`."""
     methods = route.methods or {"GET"}
-    for text in texts:
-        path = re.sub(r"\{[^}]*:number\}", text if text.isdecimal() else "1", route.path)
-        path = re.sub(r"\{[^}]*\}", quote(text, safe=""), path)
-        if "GET" in methods:
+    usual = _path(route.path.replace("{source}", "ph@1"), "1")
+    keys = ("tag", "text", "note", "name", "source", "slice", "finding", "of", "study", "reader", "label")
+    paths = {_path(route.path, text): {} for text in texts}
+    if "GET" in methods:
+        requests = [*paths.items(), *((usual, dict.fromkeys(QUERY, text[:1000])) for text in texts)]
+        for path, query in requests:
             # without reading streams of events to their end, which they do not have
-            for query in [dict.fromkeys(QUERY, text[:1000]), *([{}] if "{" in route.path else [])]:
-                with client.stream("GET", path, params=query) as answer:
-                    assert answer.status_code < 500, (path, text, answer.read())
-        keys = ("tag", "text", "note", "name", "source", "slice", "finding", "of", "study", "reader", "label")
-        if "POST" in methods:
-            for body in ({}, dict.fromkeys(keys, text), {"experiments": [text]}, {"columns": [text]}, []):
-                answer = client.post(path, json=body)
-                assert answer.status_code < 500, (path, text, answer.text)
+            with client.stream("GET", path, params=query) as answer:
+                assert answer.status_code < 500, (path, query, answer.read())
+    if "POST" in methods:
+        bodies = [b for t in texts for b in (dict.fromkeys(keys, t), {"experiments": [t]}, {"columns": [t]})]
+        for path, body in [*((path, {}) for path in paths), *((usual, body) for body in ({}, [], *bodies))]:
+            response = client.post(path, json=body)
+            assert response.status_code < 500, (path, body, response.text)
+
+
+def _path(pattern: str, text: str) -> str:
+    """Return the path of a route with `text` as each id; numbers must be decimal to match."""
+    path = re.sub(r"\{[^}]*:number\}", text if text.isdecimal() else "1", pattern)
+    return re.sub(r"\{[^}]*\}", quote(text, safe=""), path)
 
 
 def check_page(page: "Page") -> None:

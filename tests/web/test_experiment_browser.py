@@ -212,3 +212,20 @@ def test_the_page_reconnects_after_the_server_was_away(dataset_copy: Path, serve
         page.get_by_text("Values of training loss").click()
         page.locator("figure table td").first.wait_for()
         assert page.locator("figure table tbody tr").count() == 2
+
+
+def test_name_tags_and_notes_are_edited_on_the_page(trained_copy: Path, serve: Serve, tab: Tabs) -> None:
+    page = tab(serve(trained_copy)).open("/experiments/1")
+    page.get_by_role("button", name="Edit name, tags and notes").click()
+    page.get_by_label("New tag").fill("read me")
+    page.get_by_role("button", name="Add tag").click()
+    wait_for(page, "#edit-tags li", "read me")
+    page.get_by_label("New note").fill("subdural <b>better</b>")
+    page.get_by_role("button", name="Add note").click()
+    wait_for(page, "#edit-notes dd", "subdural <b>better</b>")
+    page.get_by_role("button", name="Close").click()
+    wait_for(page, "#annotations .tag", "read me")
+    wait_for(page, ".notes li", "subdural <b>better</b>")
+    read_only = tab(serve(trained_copy, read_only=True)).open("/experiments/1")
+    wait_for(read_only, "#live", "complete")
+    assert read_only.get_by_role("button", name="Edit name, tags and notes").count() == 0

@@ -12,10 +12,14 @@ PAGES = (
     "/studies",
     "/studies?open=first",
     "/experiments/1?smooth=0.5&recipe=all",
+    "/compare?exp=1&exp=2&all=1",
     "/jobs",
     "/tuning",
     "/worklist",
     "/worklist?kind=reviewed",
+    "/data",
+    "/data/ph@1",
+    "/ensembles",
 )
 """Add each page here; other tests visit them, too."""
 

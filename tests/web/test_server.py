@@ -174,8 +174,9 @@ def test_an_invalid_host(dataset_root: Path, ichx: Program, host: str) -> None:
     assert "Traceback" not in done.err
 
 
-def test_a_network_is_exposed_with_a_warning_and_the_token(dataset_root: Path) -> None:
-    with running(dataset_root, "--no-browser", "--host", "0.0.0.0", "--allow-network") as (process, url):
+@pytest.mark.parametrize("more", [(), ("--read-only",)])
+def test_a_network_is_exposed_with_a_warning_and_the_token(dataset_root: Path, more: tuple[str, ...]) -> None:
+    with running(dataset_root, "--no-browser", "--host", "0.0.0.0", "--allow-network", *more) as (process, url):
         address = httpx.URL(url)
         assert address.host == socket.gethostname().lower()
         there = f"http://127.0.0.1:{address.port}/experiments"
@@ -183,6 +184,7 @@ def test_a_network_is_exposed_with_a_warning_and_the_token(dataset_root: Path) -
         warning = process.stderr.readline()
         assert str(address.port) in warning
         assert "not encrypted" in warning
+        assert ("change names" in warning) is (not more)
         for host, status in (("192.168.7.7", 401), (socket.gethostname(), 401), ("evil.example", 421)):
             assert httpx.get(there, headers={"Host": f"{host}:{address.port}"}).status_code == status
         admitted = httpx.get(there, params=address.params, headers={"Host": f"192.168.7.7:{address.port}"})

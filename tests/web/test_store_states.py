@@ -132,6 +132,20 @@ def test_a_locked_store(served: Served, client: httpx.Client, file: Path) -> Non
     check_works(client)
 
 
+def test_a_change_while_another_program_writes_is_refused_and_can_be_repeated(client: httpx.Client, file: Path) -> None:
+    requests = [("/api/experiments/1/name", {"name": "changed"}), ("/api/experiments/1/notes", {"text": "changed"})]
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for path, body in requests:
+            answer = client.post(path, json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store"), answer.text
+        other.rollback()
+    assert client.get("/api/experiments/1/annotations").json()["notes"] == []
+    for path, body in requests:
+        assert client.post(path, json=body).status_code == 200
+    assert [note["text"] for note in client.get("/api/experiments/1/annotations").json()["notes"]] == ["changed"]
+
+
 def test_a_store_that_was_moved(client: httpx.Client, trained_copy: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved.db"
     with open_store(open_workspace(trained_copy)) as store:

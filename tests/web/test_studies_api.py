@@ -11,7 +11,7 @@ import pytest
 from web_site import serving
 
 from ichx.cache.build import find_cache
-from ichx.cache.requests import recipe_spec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_dataset
 from ichx.evaluation.oof import read_oof
 from ichx.labels import LABELS

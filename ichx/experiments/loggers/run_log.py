@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ichx.experiments.callbacks import FoldPlan, RunCallbacks
 from ichx.text import escape
-from ichx.training.callbacks import EpochResult
+from ichx.training.callbacks import EpochResult, format_score
 
 if TYPE_CHECKING:
     from ichx.store import Run
@@ -81,7 +81,7 @@ class RunLog(RunCallbacks):
         """Write the metrics of an epoch."""
         v = result.values
         self._write(
-            f"{result.stage} {result.epoch}: loss {v['loss']:.5f}, score {v['score']:.5f}, lr {v['lr']:.1e}, "
+            f"{result.stage} {result.epoch}: loss {v['loss']:.5f}, {format_score(v)}, lr {v['lr']:.1e}, "
             f"{v['images_per_second']:,.0f} images/s, {v['seconds']:,.1f} s"
         )
 

@@ -3,7 +3,9 @@
 import { announce, setQuery, showProblem } from "./base.js";
 import { CurveBoard } from "./curves.js";
 import { followEvents } from "./event_stream.js";
+import { prepareEditing } from "./list_editing.js";
 import { LogTail } from "./log_tail.js";
+import { loadTables } from "./score_tables.js";
 
 const at = (id) => document.getElementById(id);
 const page = JSON.parse(at("page").textContent);
@@ -94,18 +96,7 @@ function prepareScores() {
   if (!details || details.dataset.ready) return;
   details.dataset.ready = "1";
   const view = at("score-view"), tables = at("score-tables");
-  const load = async () => {
-    tables.textContent = "Computing …";
-    const response = await fetch(`${api}/scores?view=${view.value}`);
-    const text = await response.text();
-    if (response.ok) {
-      tables.replaceChildren(...new DOMParser().parseFromString(text, "text/html").body.children);
-    } else {
-      let error = {};
-      try { error = JSON.parse(text).error; } catch { /* plain text */ }
-      tables.textContent = error.problem ? `${error.problem} ${error.remedy}` : text;
-    }
-  };
+  const load = () => loadTables(`${api}/scores?view=${view.value}`, tables);
   const query = new URLSearchParams(location.search);
   if ([...view.options].some(({ value }) => value === query.get("view"))) view.value = query.get("view");
   view.addEventListener("change", () => { setQuery({ view: view.value === "none" ? null : view.value }); load(); });
@@ -123,5 +114,6 @@ at("all-values")?.addEventListener("change", ({ target }) => {
   setQuery({ recipe: target.checked ? "all" : null });
 });
 
+prepareEditing(new Map([[page.number, at("annotations")]])); // it does nothing on a read-only page
 openLog();
 follow();

@@ -8,7 +8,7 @@ function element(name, text) {
   return created;
 }
 
-/** Let the buttons "Edit" of the rows open the dialog. */
+/** Let the buttons "Edit" of the rows open the dialog; `rows` are elements by number of the experiment. */
 export function prepareEditing(rows) {
   const dialog = document.getElementById("edit");
   if (!dialog) return;

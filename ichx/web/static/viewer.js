@@ -259,7 +259,7 @@ function newPane(of) {
   return pane;
 }
 
-const predictorName = (one) => [one.of.replace(":", " "), one.name, one.score == null ? null : one.score.toFixed(4)].filter(Boolean).join(" · ");
+const predictorName = (one) => [one.of === "file:1" && one.name ? null : one.of.replace(":", " "), one.name, one.score == null ? null : one.score.toFixed(4)].filter(Boolean).join(" · ");
 
 /** Return what to show if the URL names no predictions: the last choice in this browser, else the best that are stored. */
 function usual() {
