@@ -71,3 +71,21 @@ def test_trials_train_a_share_of_the_patients_and_epochs(project: Project) -> No
         promote(project, seen.ended[0].experiment or 0)
     with pytest.raises(InvalidInputError, match="1"):
         promote(project, 1)
+
+
+def test_a_trial_that_averages_epochs_has_the_score_of_its_predictions(project: Project) -> None:
+    store = project.store
+    recipe = load_registry().get("tiny_byobnet").recipe
+    short = [f"stage.{stage.name}.epochs=1" for stage in recipe.stage[:-1]]
+    recipe = apply_settings(
+        recipe, [*short, "input.size=64", "input.crop=0", "stage.full.epochs=2", "prediction.average_last=2"]
+    )
+    parent = store.add_experiments([draft(recipe, store.version("phantom"))])[0]
+    seen = Recorder()
+    space = parse_space(["batch=8,16"], recipe)
+    search(project, InlineEngine(), 1, experiment=parent.number, space=space, budget=CPU, callbacks=seen)
+    (trial,) = seen.ended
+    number = trial.experiment or 0
+    last = store.history(number, 1)[-1].values
+    assert trial.score == pytest.approx(read_calibrated_oof(project, store.experiment(number), [1]).score)
+    assert (trial.score, trial.raw_score) != (last["calibrated_score"], last["score"])
