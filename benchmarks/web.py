@@ -310,11 +310,14 @@ def measure_training(bench: Bench) -> None:
             before = server.processor_seconds()
             shared.append(training.pace(seconds, lambda: answers.append(load(seconds))))
             used.append(100 * (server.processor_seconds() - before) / seconds / (os.cpu_count() or 1))
-    ratio = statistics.median(with_ / without for with_, without in zip(shared, alone, strict=True))
     slices = statistics.median(one["slices"] / seconds for one in answers)
     against = f"without ({statistics.median(alone):.0f} images/s)"
     what = f"{CLIENTS} clients scroll"
-    bench.figures.append(Figure(f"{what}: a run's throughput", ratio, "x", against, f"{SHARE} x", ratio >= SHARE))
+    if min(alone) > 0:
+        ratio = statistics.median(with_ / without for with_, without in zip(shared, alone, strict=True))
+        bench.figures.append(Figure(f"{what}: a run's throughput", ratio, "x", against, f"{SHARE} x", ratio >= SHARE))
+    else:
+        print(f"Throughput: skipped. The machine is so busy that a run trained nothing in {seconds:g} s.", flush=True)
     # what the server takes from a run that uses all cores; a busy machine does not change it
     bench.add(f"{what}: processor of the server, of all cores", used, "%", 100 * (1 - SHARE))
     bench.add(f"{what}: slices they receive", [slices], "/s")

@@ -62,7 +62,8 @@ def open_study(page: "Page", query: str) -> None:
     page.goto(f"{page.url.partition('?')[0]}?slice={page.evaluate(RICHEST_SLICE)}&{query}")
     page.wait_for_selector(".stage[data-shown]")
     page.wait_for_selector("#probabilities th:nth-child(3)")
-    page.wait_for_selector(".overlay-legend .swatch")
+    for legend in page.locator(".overlay-legend").all():
+        legend.locator(".swatch").wait_for()
 
 
 def add_review(page: "Page") -> None:
@@ -96,10 +97,17 @@ PICTURES = {
     "ui_compare.webp": Picture("/compare?exp=1&exp=2", 1000, ready=".disagreements", act=scroll_to_scores),
     "ui_studies.webp": Picture(STUDIES, 560, ready="table.studies"),
     "ui_viewer.webp": Picture(
-        STUDIES, 950, act=lambda page: (open_study(page, "of=experiment:5&overlay=mask"), add_review(page))
+        STUDIES,
+        950,
+        ready="table.studies",
+        act=lambda page: (open_study(page, "of=experiment:5&overlay=mask"), add_review(page)),
     ),
     "ui_viewer_dark.webp": Picture(
-        STUDIES, 950, dark=True, act=lambda page: open_study(page, "of=experiment:1&of=experiment:2&overlay=heat")
+        STUDIES,
+        950,
+        dark=True,
+        ready="table.studies",
+        act=lambda page: open_study(page, "of=experiment:1&of=experiment:2&overlay=heat"),
     ),
     "ui_worklist.webp": Picture(
         "/worklist?source=phantom@1&kind=disagreement&of=experiment:5&versus=experiment:1",
