@@ -107,7 +107,8 @@ def parsed() -> argparse.Namespace:
 
 def measure(options: argparse.Namespace, scratch: Path, until: float) -> Report:
     """Run all parts; return their report, which is in its file, too."""
-    limits, report = Limits(), Report(options.json, options.device)
+    limits = Limits() if options.device == CUDA else Limits(*[600.0] * 5)
+    report = Report(options.json, options.device, hardware=hardware(options.device))
     parts = options.part or PARTS
     models = options.model or (TINY if options.quick else REFERENCES + MODERN)
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")  # what one process has compiled, the next one loads
@@ -132,9 +133,7 @@ def measure(options: argparse.Namespace, scratch: Path, until: float) -> Report:
             began = time.monotonic()
             state, figures = cuda_tests(options, scratch, min(limits.tests, until - began))
             report.add("tests", state, time.monotonic() - began, figures)
-        states = list(compiled)
-    if states and all(state == "done" for state, _ in states):
-        report.hardware = hardware(options.device)
+        list(compiled)
     if "loader" in parts:
         part("loader", limits.loader)
     for name in models if "models" in parts else ():

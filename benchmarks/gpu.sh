@@ -7,12 +7,13 @@
 # and timm. `gpu.sh --device cpu --quick` does the same on a CPU with tiny networks, in a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" NO_ALBUMENTATIONS_UPDATE=1
 if [ "${1:-}" = --wheels ]; then
   site=$(mktemp -d)
   trap 'rm -rf "$site"' EXIT
-  python3 -m pip install -q --no-index --no-deps --no-compile --target "$site" "$2"/*.whl
+  "$python" -m pip install -q --no-index --no-deps --no-compile --target "$site" "$2"/*.whl
   export PYTHONPATH="$PYTHONPATH:$site"
   shift 2
 fi
-python3 benchmarks/gpu.py "$@"
+"$python" benchmarks/gpu.py "$@"
