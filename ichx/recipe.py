@@ -74,6 +74,8 @@ class InputRecipe:
     """Adjacent slices on each side that become channels, each in all windows."""
     ends: str = added("repeat")
     """What neighbours are beyond the ends of a series: `repeat` its last slice, or `air`."""
+    field: float = added(0.0)
+    """Edge in mm of the square around the middle of the head that is cached; 0 for the complete image."""
 
     @property
     def pixels(self) -> int:

@@ -38,6 +38,9 @@ PRIOR_SAMPLINGS = ("fixed", "redrawn")
 SEQUENCE_INPUTS = ("logits", "features")
 """What a network over series can read of its members."""
 
+LEAST_FIELD, MOST_FIELD = 40, 1000
+"""Bounds of `input.field` in mm."""
+
 Require = Callable[[bool, str, str], None]
 """Takes whether a value is valid, its name, and the rule for it."""
 
@@ -171,6 +174,7 @@ def _check_image(recipe: Recipe, require: Require) -> None:
         require(given.centre != "slice", "input.centre", aligned)
     else:
         require(given.ends == "repeat", "input.ends", "repeat without input.neighbours")
+    require(given.field == 0 or LEAST_FIELD <= given.field <= MOST_FIELD, "input.field", "0, or 40 to 1000 mm")
     require(
         all(len(w) == 2 and (tuple(w) == FILE_WINDOW or w[1] > 0) for w in given.windows),
         "input.windows",

@@ -12,7 +12,7 @@ import shutil
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from ichx.cache.hu_cache import (
     slices_digest,
 )
 from ichx.cache.parts import PARTS_PATTERN, Part
+from ichx.cache.resize import pixel_spacings
 from ichx.cache.series_centres import CENTRES_PATTERN, missing_blocks, rows_of_same_series, shared_series_centres
 from ichx.cache.shard_jobs import ShardJob, build_shards
 from ichx.cache.shards import SHARD_ROWS, is_intact, read_table
@@ -270,7 +271,8 @@ class _Build:
             targets = tuple((path, specs[path]) for path in paths)
             needed = centres[rows] if any(spec.centre == "series" for _, spec in targets) else centres[:0]
             of_rows = tuple((row, column) for row, column in needed.tolist())
-            return ShardJob(shard, self._files.select(rows), targets, of_rows, ignore_claims)
+            spacings = pixel_spacings(self._slices, rows) if any(spec.field for _, spec in targets) else ()
+            return ShardJob(shard, self._files.select(rows), targets, of_rows, ignore_claims, spacings)
 
         paths = {
             shard: [shard_path(plan.folder, shard) for plan in self._plans if shard in plan.missing]
@@ -306,7 +308,7 @@ def _fair_share(folder: Path, processes: int | None, shards: int) -> Iterator[in
 
 
 def _manifest(plan: CachePlan) -> dict[str, Any]:
-    return {"format": FORMAT, "key": plan.key, "spec": asdict(plan.spec), "n": plan.n, "shard_rows": SHARD_ROWS}
+    return {"format": FORMAT, "key": plan.key, "spec": plan.spec.to_dict(), "n": plan.n, "shard_rows": SHARD_ROWS}
 
 
 def _finish(plan: CachePlan) -> None:

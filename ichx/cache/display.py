@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from ichx.cache.hu_cache import CACHE_FILE, Cache
 from ichx.cache.mask_file import MaskCache, masks_path
-from ichx.cache.resize import fit_mask, fit_square, pad_to_square
-from ichx.cache.verify import find_caches
+from ichx.cache.resize import crop_field, fit_mask, fit_square, pad_to_square
+from ichx.cache.verify import FoundCache, find_caches
 from ichx.ct.dicom import DicomDefectError, read_headers
 from ichx.ct.geometry import head_centre, image_sides, shift_to_centre
 from ichx.datasets.mask_png import read_stored_mask
@@ -54,7 +54,10 @@ class DisplayCaches:
         self._found: dict[int, Cache] = {}
 
     def by_size(self) -> Mapping[int, Cache]:
-        """Return a cache for each size, smallest first; of several with one size, the one that centres slices."""
+        """Return a cache for each size, smallest first.
+
+        Of several with one size, one of complete images comes first, then one that centres slices.
+        """
         with self._lock:
             if time.monotonic() - self._checked >= RECHECK_SECONDS:
                 self._found = self._find()
@@ -70,7 +73,7 @@ class DisplayCaches:
         opened = {cache.folder: cache for cache in self._found.values()}
         found: dict[int, Cache] = {}
         caches = [c for c in find_caches(self._cache_dir, self._name, self._of_slices) if c.current]
-        for one in sorted(caches, key=lambda c: (c.spec.size, c.spec.centre != "slice", c.folder.name)):
+        for one in sorted(caches, key=_preference):
             if one.spec.size in found or not (one.folder / CACHE_FILE).is_file():
                 continue
             try:
@@ -78,6 +81,10 @@ class DisplayCaches:
             except (OSError, ValueError, KeyError):
                 continue  # being removed, or its index is damaged: `ichx data cache --verify` reports it
         return found
+
+
+def _preference(cache: FoundCache) -> tuple[int, bool, bool, str]:
+    return cache.spec.size, cache.spec.field > 0, cache.spec.centre != "slice", cache.folder.name
 
 
 def check_size(text: str | None) -> int | None:
@@ -112,7 +119,10 @@ def read_displayed(cache: Cache | None, source: Path, row: Mapping[str, Any], si
             raise CorruptFileError(
                 f"The cache of {cache.spec.size} px is damaged at this slice.", error.remedy
             ) from error
-        return DisplayedSlice(hu, resized_spacing(row, cache.spec.size), cache.spec.centre)
+        shares = field_shares(row, cache.spec.field)
+        spacing = resized_spacing(row, cache.spec.size)
+        spacing = None if spacing is None else (spacing[0] * shares[0], spacing[1] * shares[1])
+        return DisplayedSlice(hu, spacing, cache.spec.centre)
     hu = decode(source, row)
     square = pad_to_square(hu) if size is None else fit_square(hu, size, "bilinear")
     return DisplayedSlice(np.ascontiguousarray(square), resized_spacing(row, square.shape[0]), "none")
@@ -135,6 +145,40 @@ def resized_spacing(row: Mapping[str, Any], size: int) -> tuple[float, float] | 
         return None
     scale = max(row["rows"], row["columns"]) / size
     return spacing[0] * scale, spacing[1] * scale
+
+
+def field_shares(row: Mapping[str, Any], field: float) -> tuple[float, float]:
+    """Return the rows and columns that a cache with `field` in mm shows, as shares of the padded square.
+
+    1 without a field or with unknown spacing; more than 1 if the field is larger than the image.
+    """
+    spacing = resized_spacing(row, 1)  # of one pixel that covers the square
+    return (1.0, 1.0) if not field or spacing is None else (field / spacing[0], field / spacing[1])
+
+
+def place_map(
+    found: npt.NDArray[np.float32],
+    shares: tuple[float, float],
+    shown: tuple[float, float],
+    move: tuple[float, float],
+) -> npt.NDArray[np.float32]:
+    """Return a map of one cached square on another one of the same slice, both (E, E).
+
+    Args:
+        found: The map.
+        shares: `field_shares` of its cache.
+        shown: `field_shares` of the other one.
+        move: How far the head moves down and to the right between them, in edges of the complete square.
+    """
+    import cv2
+
+    edge = found.shape[0]
+    matrix = np.zeros((2, 3), np.float32)
+    for axis, (share, shown_share, by) in enumerate(zip(shares, shown, move, strict=True)):
+        scale, at = share / shown_share, 1 - axis  # x comes first in OpenCV
+        matrix[at, at] = scale
+        matrix[at, 2] = (scale - 1) / 2 + edge * ((1 - scale) / 2 + by / shown_share)
+    return np.asarray(cv2.warpAffine(found, matrix, (edge, edge)), np.float32)
 
 
 def moved_by(centre: str, hu: npt.NDArray[np.int16]) -> tuple[float, float]:
@@ -213,4 +257,7 @@ def displayed_mask(
         )
     if cache.spec.centre == "slice":
         mask = shift_to_centre(mask, head_centre(decode(source, row)), 0)
+    if cache.spec.field:
+        spacing = resized_spacing(row, max(row["rows"], row["columns"]))
+        mask = crop_field(mask, cache.spec.field, spacing or (0.0, 0.0), 0)
     return fit_mask(mask, cache.spec.size)

@@ -8,6 +8,7 @@ without `cache.json` is an unfinished build, described by `build.json`; the shar
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -49,13 +50,25 @@ class CacheSpec:
     """One of `CENTRINGS`: move the head to the middle per slice, per series, or not at all."""
     resize: str
     """`bilinear` or `area`."""
+    field: float = 0.0
+    """Edge in mm of the square around the middle that is cached; 0 for the complete image."""
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.centre not in CENTRINGS or self.resize not in INTERPOLATIONS:
+        if (
+            self.size < 1
+            or not 0 <= self.field < math.inf
+            or self.centre not in CENTRINGS
+            or self.resize not in INTERPOLATIONS
+        ):
             raise ValueError(f"invalid cache: {self}")
 
     def __str__(self) -> str:
-        return f"{self.size} px, centre {self.centre}, {self.resize}"
+        field = f", {self.field:g} mm" if self.field else ""
+        return f"{self.size} px, centre {self.centre}, {self.resize}{field}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for manifests and keys; those of version 0.1 have no `field`."""
+        return {name: value for name, value in asdict(self).items() if name != "field" or value}
 
 
 class Cache:
@@ -174,7 +187,7 @@ def slices_digest(slices: "pd.DataFrame") -> str:
 def cache_key(of_slices: str, spec: CacheSpec) -> str:
     """Return the SHA-256 of everything that determines a cache, given the `slices_digest` of its slices."""
     return hashlib.sha256(
-        json.dumps([DECODER_VERSION, FORMAT, SHARD_ROWS, asdict(spec), of_slices]).encode()
+        json.dumps([DECODER_VERSION, FORMAT, SHARD_ROWS, spec.to_dict(), of_slices]).encode()
     ).hexdigest()
 
 

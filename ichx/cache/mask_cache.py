@@ -10,7 +10,7 @@ import pandas as pd
 
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_file import MaskCache, masks_path
-from ichx.cache.resize import fit_mask
+from ichx.cache.resize import Spacing, crop_field, fit_mask, pixel_spacings
 from ichx.cache.series_centres import rows_of_same_series, series_centres
 from ichx.cache.shards import pack, write_shard
 from ichx.cache.sharing import build_once
@@ -39,6 +39,10 @@ class MaskCacheJob:
     """The slices of the masks, if `centre` is `slice`."""
     centres: tuple[tuple[float, float], ...] = ()
     """The centre of the series of each mask (row, column), if `centre` is `series`."""
+    field: float = 0.0
+    """Edge in mm of the square that is cached; 0 for the complete image."""
+    spacings: tuple[Spacing, ...] = ()
+    """Pixel spacing of each mask, if there is a field."""
 
 
 def ensure_masks(
@@ -101,6 +105,8 @@ def pack_masks(job: MaskCacheJob) -> tuple[int, list[bytes]]:
                 mask = np.zeros_like(mask)  # a defect of the cache, which is never read
         elif job.centre == "series" and np.isfinite(job.centres[index]).all():
             mask = shift_to_centre(mask, job.centres[index], 0)
+        if job.field:
+            mask = crop_field(mask, job.field, job.spacings[index], 0)
         packed.append(pack(fit_mask(mask, job.size).astype(np.int16)))
     return job.start, packed
 
@@ -141,6 +147,8 @@ def _pack_masks(
             tuple(masks[row] for row in part),
             files.select(part) if files is not None and centres is None else (),
             () if centres is None else tuple((row, column) for row, column in centres[part].tolist()),
+            spec.field,
+            pixel_spacings(slices, part) if spec.field else (),
         )
 
     chunks: dict[int, list[bytes]] = {}

@@ -20,7 +20,8 @@ NEWEST: Final = 1000
 
 def recipe_spec(recipe: Recipe) -> CacheSpec:
     """Return the spec of the cache that `recipe` reads."""
-    return CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
+    image = recipe.input
+    return CacheSpec(image.size, image.centre, image.resize, image.field)
 
 
 def missing_caches(store: "Store", version: "DatasetVersion", found: "Iterable[FoundCache]") -> dict[CacheSpec, int]:

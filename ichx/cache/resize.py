@@ -1,14 +1,61 @@
 """Resizing a slice of any shape, or its mask, to the square of a cache. Augmentation is in `ichx.loading`."""
 
-from typing import Any, Final
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from ichx.ct.dicom import AIR
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 INTERPOLATIONS: Final = {"bilinear": "INTER_LINEAR", "area": "INTER_AREA"}
 """Interpolation of OpenCV for each `input.resize` of a recipe. On int16 both round to the nearest HU."""
+
+
+Spacing = tuple[float, float]
+"""Row and column spacing of pixels in mm; NaN where unknown."""
+
+
+def pixel_spacings(slices: "pd.DataFrame", rows: Sequence[int] | npt.NDArray[np.int64]) -> tuple[Spacing, ...]:
+    """Return the pixel spacing of `rows` of a catalog."""
+    columns = [name for name in ("spacing_row", "spacing_column") if name in slices]
+    if len(columns) < 2:
+        return ((math.nan, math.nan),) * len(rows)
+    found = slices[columns].to_numpy(float)[np.asarray(rows, np.int64)]
+    return tuple((row, column) for row, column in found.tolist())
+
+
+def crop_field(image: npt.NDArray[Any], field: float, spacing: Spacing, fill: int = AIR) -> npt.NDArray[Any]:
+    """Return the square of `field` mm in the middle of `image` (H, W), with square pixels; `fill` is what lies outside.
+
+    An image with unknown spacing is returned as it is. If rows and columns have different spacings, the coarser axis
+    is resampled to the finer one, so that the result is a square in pixels, too.
+    """
+    if not all(0 < value < math.inf for value in spacing):
+        return image
+    height, width = (max(1, round(field / value)) for value in spacing)
+    part = np.full((height, width), fill, image.dtype)
+    rows, target_rows = _overlap(image.shape[0], height)
+    columns, target_columns = _overlap(image.shape[1], width)
+    part[target_rows, target_columns] = image[rows, columns]
+    if height == width:
+        return part
+    import cv2
+
+    edge = max(height, width)
+    how = cv2.INTER_NEAREST_EXACT if image.dtype == np.uint8 else cv2.INTER_LINEAR  # masks are not blended
+    return np.asarray(cv2.resize(part, (edge, edge), interpolation=how), image.dtype)
+
+
+def _overlap(own: int, wanted: int) -> tuple[slice, slice]:
+    """Return the part of an axis of `own` pixels that its middle `wanted` pixels show, and where it is among them."""
+    start = (own - wanted) // 2
+    first, last = max(start, 0), min(start + wanted, own)
+    return slice(first, last), slice(first - start, last - start)
 
 
 def pad_to_square(image: npt.NDArray[Any], fill: int = AIR) -> npt.NDArray[Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ichx.cache.hu_cache import CacheSpec
-from ichx.cache.resize import fit_square
+from ichx.cache.resize import Spacing, crop_field, fit_square
 from ichx.cache.shards import is_intact, pack, write_shard
 from ichx.cache.sharing import claim
 from ichx.ct.dicom import AIR, DicomDefectError
@@ -33,6 +33,8 @@ class ShardJob:
     centres: tuple[Centre, ...] = ()
     """Centre of the series of each file, NaN if unknown; needed if a target has `series` centring."""
     ignore_claims: bool = False
+    spacings: tuple[Spacing, ...] = ()
+    """Pixel spacing of each file; needed if a target has a field in mm."""
 
 
 def build_shards(job: ShardJob) -> tuple[int, bool]:
@@ -63,6 +65,9 @@ def _build(job: ShardJob, targets: Sequence[tuple[Path, CacheSpec]]) -> None:
             if spec.centre not in centred:
                 centre = head_centre(hu) if spec.centre == "slice" else job.centres[row]
                 centred[spec.centre] = shift_to_centre(hu, centre)
-            packed.append(pack(fit_square(centred[spec.centre], spec.size, spec.resize)))
+            image = centred[spec.centre]
+            if spec.field:
+                image = crop_field(image, spec.field, job.spacings[row])
+            packed.append(pack(fit_square(image, spec.size, spec.resize)))
     for (path, _), packed in zip(targets, chunks, strict=True):
         write_shard(path, packed, defects)

@@ -156,7 +156,8 @@ def raise_if_damaged(name: str, verified: Sequence[VerifiedCache]) -> None:
         for file, why in cache.damaged.items()
     ]
     commands = " and ".join(
-        f"`ichx data cache {name} --size {cache.spec.size} --centre {cache.spec.centre} --resize {cache.spec.resize}`"
+        f"`ichx data cache {name} --size {cache.spec.size} --centre {cache.spec.centre} --resize {cache.spec.resize}"
+        + (f" --field {cache.spec.field:g}`" if cache.spec.field else "`")
         for cache in damaged
     )
     raise CorruptFileError("\n".join(problems), f"Run {commands} to rebuild only the removed files.")

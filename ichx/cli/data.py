@@ -27,6 +27,7 @@ from ichx.cli.session import session
 from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from ichx.cache.hu_cache import CacheSpec
     from ichx.cache.verify import FoundCache
 
 app = typer.Typer(help="Datasets: add, inspect, check and cache CT slices.", no_args_is_help=True)
@@ -246,6 +247,9 @@ def cache(
     ] = None,
     centre: Annotated[Literal["none", "slice", "series"], typer.Option(help="Head centring for `--size`.")] = "slice",
     resize: Annotated[Literal["bilinear", "area"], typer.Option(help="Resize method for `--size`.")] = "bilinear",
+    field: Annotated[
+        float, typer.Option(min=0, max=1000, help="Edge in mm of the square around the head for `--size`; 0: all.")
+    ] = 0.0,
     verify: Annotated[bool, typer.Option("--verify", help="Verify all checksums and remove damaged files.")] = False,
     part: Annotated[
         str | None, typer.Option(metavar="K/N", help="Build part K of N of the missing shards, for N machines.")
@@ -283,7 +287,7 @@ def cache(
     from ichx.cache.verify import foreign_caches, raise_if_damaged, verify_caches
     from ichx.text import format_examples
 
-    specs = [CacheSpec(pixels, centre, resize) for pixels in size or ()]
+    specs = [CacheSpec(pixels, centre, resize, field) for pixels in size or ()]
     if verify and (specs or for_):
         raise typer.BadParameter("--verify checks all caches of the dataset. Leave out --size and --for.")
     if part is not None and not (specs or for_):
@@ -390,8 +394,11 @@ def _print_caches(name: str, found: "list[FoundCache]") -> None:
             return f"incomplete: {cache.shards:,} of {cache.of_shards:,} shards"
         return "complete" if cache.current else "complete, older version"
 
+    def pixels(spec: "CacheSpec") -> int | str:
+        return f"{spec.size}, {spec.field:g} mm" if spec.field else spec.size
+
     rows = [
-        (c.spec.size, c.spec.centre, c.spec.resize, c.n, c.defects, format_bytes(c.nbytes), state(c), c.folder.name)
+        (pixels(c.spec), c.spec.centre, c.spec.resize, c.n, c.defects, format_bytes(c.nbytes), state(c), c.folder.name)
         for c in found
     ]
     heads = ("pixels", "centring", "resize", "slices", "excluded", "disk", "state", "folder")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.cache.build import find_cache
-from ichx.cache.hu_cache import CacheSpec
+from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.catalog import catalog_digest, label_digest, usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.folds import fold_digest
@@ -295,8 +295,7 @@ class _Auditor(Checks):
         if recipe is None:
             missing = f"{format_count(len(absent), 'slice')}{format_examples(map(str, ids[absent]))}"
             raise WrongError(f"no prediction of {missing}")
-        spec = CacheSpec(size=recipe.input.size, centre=recipe.input.centre, resize=recipe.input.resize)
-        cache = find_cache(self.workspace.cache_dir, self.version.dataset, slices, spec)
+        cache = find_cache(self.workspace.cache_dir, self.version.dataset, slices, recipe_spec(recipe))
         if cache is None:
             examples = format_examples(map(str, ids[absent]))
             raise UnknownError(

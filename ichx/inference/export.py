@@ -184,6 +184,7 @@ def preprocessing(image: InputRecipe) -> list[str]:
     steps = [
         "Hounsfield units: slope * stored + intercept, rounded, clamped to -1024..32767; padding is -1024",
         centring if image.centre != "none" else "",
+        _field(image),
         "pad to a square with -1024 HU, the image in the middle",
         f"resize to {image.size} x {image.size}, {image.resize} (as OpenCV does), rounded to whole HU",
         f"crop the middle {image.crop} x {image.crop}" if image.crop else "",
@@ -192,6 +193,14 @@ def preprocessing(image: InputRecipe) -> list[str]:
         f"{list(BRAIN_WINDOW)} if they are missing or the width is not positive",
     ]
     return [step for step in steps if step]
+
+
+def _field(image: InputRecipe) -> str:
+    """Return how the image is cropped in millimetres."""
+    if not image.field:
+        return ""
+    what = f"crop the square of {image.field:g} mm in the middle by PixelSpacing, -1024 HU outside of the image"
+    return f"{what}, and resample it to square pixels; without PixelSpacing keep the complete image"
 
 
 def _neighbours(image: InputRecipe) -> str:

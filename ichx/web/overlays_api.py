@@ -149,26 +149,24 @@ def _as_displayed(
     found: "Maps", site: Site, source: Source, row: dict[str, Any], experiment: int, cache: "Cache | None"
 ) -> "Maps":
     """Return a map on the displayed square, which may show the head at another place than the network's cache."""
-    import cv2
-    import numpy as np
+    from ichx.cache.display import decode, field_shares, moved_by, place_map
 
-    from ichx.cache.display import decode, moved_by
-
-    recipe = from_toml(site.project.store.experiment(experiment).recipe)
-    own, shown = recipe.input.centre, "none" if cache is None else cache.spec.centre
-    if own == shown:
+    image = from_toml(site.project.store.experiment(experiment).recipe).input
+    own, shown = image.centre, "none" if cache is None else cache.spec.centre
+    shown_field = 0.0 if cache is None else cache.spec.field
+    if (own, image.field) == (shown, shown_field):
         return found
-    if "series" in (own, shown):
-        raise UnsupportedError(
-            f"Experiment {experiment} centres heads by {own}, the displayed pixels by {shown}.",
-            "Build the cache of this experiment: `ichx data cache NAME --for NUMBER`.",
-        )
-    hu = decode(source.path, row)
-    (down, right), (own_down, own_right) = moved_by(shown, hu), moved_by(own, hu)
-    edge = found.shape[0]
-    move = np.array([[1, 0, edge * (right - own_right)], [0, 1, edge * (down - own_down)]], np.float32)
-    moved: Maps = np.asarray(cv2.warpAffine(found, move, (edge, edge)), np.float32)
-    return moved
+    down = right = 0.0
+    if own != shown:
+        if "series" in (own, shown):
+            raise UnsupportedError(
+                f"Experiment {experiment} centres heads by {own}, the displayed pixels by {shown}.",
+                "Build the cache of this experiment: `ichx data cache NAME --for NUMBER`.",
+            )
+        hu = decode(source.path, row)
+        (down, right), (own_down, own_right) = moved_by(shown, hu), moved_by(own, hu)
+        down, right = down - own_down, right - own_right
+    return place_map(found, field_shares(row, image.field), field_shares(row, shown_field), (down, right))
 
 
 def _response(values: "npt.NDArray[np.uint8]", maximum: float, meaning: str) -> Response:
