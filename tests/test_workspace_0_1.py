@@ -14,7 +14,6 @@ import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
