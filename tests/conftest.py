@@ -31,10 +31,14 @@ if TYPE_CHECKING:
     from ichx.phantom.dicom_files import PhantomFiles
     from ichx.project import Project
 
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; the width of the program's output is fixed when it is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks train faster alone, and the suite shares its cores
 
 SHORT = ("stage.balanced.epochs=1", "stage.rebalanced.epochs=1", "stage.full.epochs=1", "precision=fp32")
 """Settings of a training that is over in a second, and computes alike on every CPU."""
+
+SCRATCH = shutil.ignore_patterns(".scratch-*")
+"""Folders that a command of another worker of pytest-xdist may have in a shared workspace while it predicts."""
 
 TRAINED = (
     # (plugin, settings): short, different from each other, and the first with rates that change within its stages.
@@ -232,13 +236,13 @@ def trained_root(dataset_root: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def dataset_copy(dataset_root: Path, tmp_path: Path) -> Path:
     """Return a workspace with the datasets `ph` and `ph-test`, and nothing trained, of the test's own."""
-    return Path(shutil.copytree(dataset_root, tmp_path / "workspace"))
+    return Path(shutil.copytree(dataset_root, tmp_path / "workspace", ignore=SCRATCH))
 
 
 @pytest.fixture
 def trained_copy(trained_root: Path, tmp_path: Path) -> Path:
     """Return the trained workspace, as a copy of the test's own."""
-    return Path(shutil.copytree(trained_root, tmp_path / "workspace"))
+    return Path(shutil.copytree(trained_root, tmp_path / "workspace", ignore=SCRATCH))
 
 
 @pytest.fixture(scope="session")

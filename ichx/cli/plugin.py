@@ -28,7 +28,9 @@ def load_plugins() -> "Registry":
 
 @app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List the models, with their measured images per second and GB (`ichx plugin show NAME --measure`).
+    """List the models.
+
+    Images per second and GB are those that `ichx plugin show NAME --measure` measured on this machine.
 
     Example: `ichx plugin list`
     """

@@ -99,7 +99,10 @@ def test_suggested_commands_exist() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("predict", "1", "x", "--tta", "foo"), "Invalid value for '--tta': 'foo' is not one of 'none', 'hflip'."),
+        (
+            ("predict", "1", "x", "--tta", "foo"),
+            "Invalid value for '--tta': 'foo' is not one of 'none', 'hflip', 'all'.",
+        ),
         (("tune", "1", "--sampler", "x"), "Invalid value for '--sampler': 'x' is not one of 'tpe', 'gp', 'random'."),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",

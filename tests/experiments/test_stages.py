@@ -64,6 +64,6 @@ def test_the_commands_take_any_number_of_stages(dataset_copy: Path, ichx: Progra
     tuned = ichx("tune", 1, "--trials", 1, "--device", "cpu", "--json", cwd=dataset_copy)
     assert tuned.code == 0, tuned.err
     space = json.loads(tuned.out)["space"]
-    searched = [line.split("=")[0] for line in space if line.startswith("stage.")]
-    assert sorted(searched) == sorted(f"stage.{name}.{value}" for name in names for value in ("lr", "epochs"))
+    searched = {line.split("=")[0] for line in space}
+    assert ("lr.factor" in searched, "lr.ratio" in searched) == (True, len(names) > 1)
     assert json.loads(tuned.out)["trials"][0]["score"] is not None

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(why_ray_is_absent() is not None, reason=str(why_ray_is_absent())),
 ]
 
-EPOCHS = 25
+EPOCHS = 40
 
 
 def register(root: Path) -> int:

@@ -1,7 +1,9 @@
 """One reader per value, shared by all that follow it, and none without followers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,12 @@ from ichx.web.feeds import Feed, Feeds
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `scenario` in a thread: browser tests leave a running event loop in that of pytest."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(scenario())).result()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -43,7 +51,7 @@ def test_followers_share_a_reader_that_ends_with_the_last() -> None:
         async with feeds.follow("a", read) as again:
             assert again is not first
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_a_follower_waits_for_a_change_or_the_timeout() -> None:
@@ -56,7 +64,7 @@ def test_a_follower_waits_for_a_change_or_the_timeout() -> None:
             assert await feed.changed(1, 20)
             assert (feed.value, feed.version) == (2, 2)
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_a_reader_that_fails_ends_its_followers() -> None:
@@ -69,7 +77,7 @@ def test_a_reader_that_fails_ends_its_followers() -> None:
             assert feed.closed
             assert isinstance(feed, Feed)
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 @pytest.mark.parametrize(("error", "logged"), [(StoreError("Away.", "Wait."), 0), (RuntimeError("bug \x1b[2J"), 1)])
@@ -84,6 +92,6 @@ def test_a_reader_that_fails_ends_its_feed_and_a_bug_is_logged(
             assert await feed.changed(0, 20)
             assert feed.closed
 
-    asyncio.run(scenario())
+    run(scenario)
     assert caplog.text.count("Traceback") == logged
     assert "\x1b" not in caplog.text
