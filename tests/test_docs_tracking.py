@@ -30,7 +30,7 @@ def test_commands_print_the_quoted_output(trained_copy: Path, ichx: Program) -> 
         if kind == "sh":
             printed = set()
             for line in lines:
-                program, *arguments = shlex.split(line)
+                program, *arguments = shlex.split(line, comments=True)
                 assert program == "ichx", line
                 if arguments[:2] == ["exp", "import"]:
                     arguments.append("--again")  # the page imports into another workspace
