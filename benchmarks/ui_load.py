@@ -48,16 +48,27 @@ class Load:
         self._head = f"HTTP/1.1\r\nHost: {options['host']}:{options['port']}\r\nCookie: {options['cookie']}\r\n\r\n"
         self._selector = selectors.DefaultSelector()
         self._buffer = bytearray(1 << 20)
-        self._clients = []
-        for number in range(options["clients"]):
-            connection = socket.create_connection((options["host"], options["port"]))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client = Client(connection, options["studies"], number % len(options["studies"]))
-            self._selector.register(connection, selectors.EVENT_READ, client)
-            self._clients.append(client)
+        self._server = options["host"], options["port"]
+        studies = options["studies"]
+        self._clients = [Client(self._connect(), studies, n % len(studies)) for n in range(options["clients"])]
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(self._server)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def _open(self) -> None:
+        """Connect again: the server closes connections that were idle for some seconds, as between two turns."""
+        for client in self._clients:
+            client.connection.close()
+            client.connection = self._connect()
+            self._selector.register(client.connection, selectors.EVENT_READ, client)
 
     def scroll(self, seconds: float) -> dict[str, float]:
         """Scroll for some seconds, then receive what was requested."""
+        self._selector.close()
+        self._selector = selectors.DefaultSelector()
+        self._open()
         now = time.monotonic()
         end = now + seconds
         spread = 1 / self._rate / len(self._clients)
