@@ -190,7 +190,7 @@ def moved_by(centre: str, hu: npt.NDArray[np.int16]) -> tuple[float, float]:
     if centre == "none":
         return 0.0, 0.0
     if centre != "slice":
-        raise ValueError(f"a slice alone does not tell how centring by {centre} moves it")
+        raise ValueError(f"a slice alone does not show how centring by {centre} moves it")
     row, column = head_centre(hu)
     edge = max(hu.shape)
     return round((hu.shape[0] - 1) / 2 - row) / edge, round((hu.shape[1] - 1) / 2 - column) / edge

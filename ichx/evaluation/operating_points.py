@@ -70,7 +70,7 @@ class ChosenThreshold:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What tells the thresholds of a model apart."""
+        """What identifies a threshold of a model."""
         return self.request.label, self.request.unit, self.request.tta
 
 

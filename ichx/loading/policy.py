@@ -38,7 +38,7 @@ ASPECT: Final = 4 / 3
 """Largest ratio of the sides of a crop, and twice that of an erased rectangle."""
 
 NOISE_VALUES: Final = 1 << 20
-"""Normal values that noise is cut out of: drawing each anew takes longer than all other transforms."""
+"""Normal values that noise is cut out of: drawing each again takes longer than all other transforms."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Review(ReviewDraft):
 
 
 _RESTORED = ("slice", "finding", "label", "note", "reader", "created")
-"""What tells two reviews of a dataset version apart in every store."""
+"""What identifies a review of a dataset version in every store."""
 
 
 def add_review(connection: Connection, draft: ReviewDraft) -> Review:

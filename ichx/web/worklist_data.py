@@ -191,7 +191,7 @@ def default_threshold(facts: Mapping[str, Any], request: WorklistRequest) -> flo
 
 
 def scanners_of(source: Source) -> list[str]:
-    """Return the scanners of a source, or pixel formats, which tell them apart."""
+    """Return the scanners of a source, or pixel formats, which distinguish them."""
     return sorted(set(source.index.studies["scanner"].to_pylist()))
 
 

@@ -89,7 +89,7 @@ export class CurveBoard {
     this.redraw();
   }
 
-  /** Add epochs; `replace` lists the folds whose curves begin anew. */
+  /** Add epochs; `replace` lists the folds whose curves start again. */
   update(folds, replace) {
     for (const fold of replace) for (const byFold of this.data.values()) byFold.delete(String(fold));
     for (const [fold, metrics] of Object.entries(folds)) {

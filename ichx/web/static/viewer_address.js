@@ -59,7 +59,7 @@ export class Address {
   }
 }
 
-/** Return the parameters of a state; `several` tells whether the study has several series. */
+/** Return the parameters of a state; `several`: whether the study has several series. */
 export function addressOf(state, { slice, series, several, labels }) {
   return {
     slice: slice ?? null,
