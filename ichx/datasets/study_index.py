@@ -217,7 +217,7 @@ def _studies(frame: "pd.DataFrame", slices: "pd.DataFrame", names: Sequence[Any]
 
 
 def _scanners(slices: "pd.DataFrame") -> "pd.Series[str]":
-    """Return manufacturer and model of each slice, or its pixel format, which distinguishes scanners if none is known."""
+    """Return manufacturer and model of each slice, or its pixel format if the header names none."""
     from ichx.datasets.subgroups import FIELDS, UNKNOWN  # needs pandas
 
     named = FIELDS["scanner"](slices)
