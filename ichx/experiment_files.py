@@ -11,6 +11,8 @@ START_FILE: Final = "start.json"
 """The weights that all folds of the experiment start from."""
 RECORD_FILE: Final = "experiment.json"
 """What the folder contains, from which the store can be rebuilt."""
+THRESHOLDS_FILE: Final = "thresholds.json"
+"""Stored operating points of an experiment or ensemble."""
 REPORT_FILE: Final = "report.html"
 WEIGHTS_FILE: Final = "weights.safetensors"
 LOG_FILE: Final = "run.log"
@@ -94,6 +96,11 @@ class ExperimentFiles:
     def report(self) -> Path:
         """The HTML report."""
         return self.folder / REPORT_FILE
+
+    @property
+    def thresholds(self) -> Path:
+        """The stored operating points."""
+        return self.folder / THRESHOLDS_FILE
 
     @property
     def features_folder(self) -> Path:

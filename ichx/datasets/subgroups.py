@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.catalog import known_acquisition
-from ichx.errors import InvalidInputError, NotReadyError
+from ichx.errors import InvalidInputError, NotReadyError, did_you_mean
 
 UNKNOWN: Final = "unknown"
 """Group of the slices whose header does not have the field."""
@@ -42,7 +42,8 @@ def group_names(slices: pd.DataFrame, field: str) -> npt.NDArray[np.object_]:
         NotReadyError: No slice has it.
     """
     if field not in FIELDS:
-        raise InvalidInputError(f"Unknown field: {field!r}.", f"Use one of {', '.join(FIELDS)}.")
+        hint = did_you_mean(field, list(FIELDS))
+        raise InvalidInputError(f"Unknown field: {field!r}.", f"{hint}Use one of {', '.join(FIELDS)}.")
     found = FIELDS[field](slices).to_numpy(object)
     if len(found) and (found == UNKNOWN).all():
         known = [name for name, grouping in FIELDS.items() if (grouping(slices) != UNKNOWN).any()]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scores import pool_studies, positive
 from ichx.evaluation.subgroup_scores import Predicted
+from ichx.experiment_files import THRESHOLDS_FILE
 from ichx.files import open_file, write_text
 from ichx.labels import LABELS
 from ichx.locks import file_lock
@@ -33,7 +34,6 @@ from ichx.text import parse_json
 if TYPE_CHECKING:
     from ichx.project import Project
 
-FILE: Final = "thresholds.json"
 Rule = Literal["sensitivity", "specificity", "cost"]
 Unit = Literal["slice", "study"]
 
@@ -127,7 +127,7 @@ def choose_threshold(
         _digest(table),
         f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     )
-    path = subject.folder(project) / FILE
+    path = subject.folder(project) / THRESHOLDS_FILE
     with file_lock(path.with_suffix(".lock")):
         stored = _read(path)
         replaced = next((one for one in stored if one.key == chosen.key), None)
@@ -137,12 +137,14 @@ def choose_threshold(
 
 def stored_thresholds(project: "Project", subject: Subject) -> list[ChosenThreshold]:
     """Return the stored thresholds of `subject`, sorted. Raises `CorruptFileError` if their file is damaged."""
-    return sorted(_read(subject.folder(project) / FILE), key=lambda one: (LABELS.index(one.key[0]), *one.key[1:]))
+    return sorted(
+        _read(subject.folder(project) / THRESHOLDS_FILE), key=lambda one: (LABELS.index(one.key[0]), *one.key[1:])
+    )
 
 
 def remove_threshold(project: "Project", subject: Subject, label: str, unit: Unit, tta: Tta) -> ChosenThreshold:
     """Remove a stored threshold and return it. Raises `NotFoundError` if there is none."""
-    path = subject.folder(project) / FILE
+    path = subject.folder(project) / THRESHOLDS_FILE
     with file_lock(path.with_suffix(".lock")):
         stored = _read(path)
         found = next((one for one in stored if one.key == (label, unit, tta)), None)

@@ -1,12 +1,13 @@
 """Operating points: rules, ties, intervals, storage, and their application to other data and files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Program
+from conftest import SCRATCH, Program
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, NotR
 from ichx.evaluation.call_scores import call_scores
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.operating_points import (
-    FILE,
     Subject,
     ThresholdRequest,
     apply_thresholds,
@@ -24,6 +24,7 @@ from ichx.evaluation.operating_points import (
     stored_thresholds,
 )
 from ichx.evaluation.subgroup_scores import Predicted
+from ichx.experiment_files import THRESHOLDS_FILE
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project
@@ -167,8 +168,8 @@ def test_a_label_with_one_class_has_no_threshold(project: Project) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'[{"request": {}}]', b'{"a": 1}', b"\xff\xfe"])
 def test_a_damaged_file_is_reported(project: Project, content: bytes) -> None:
-    (Subject(1).folder(project) / FILE).write_bytes(content)
-    with pytest.raises(CorruptFileError, match=FILE):
+    (Subject(1).folder(project) / THRESHOLDS_FILE).write_bytes(content)
+    with pytest.raises(CorruptFileError, match=THRESHOLDS_FILE):
         stored_thresholds(project, Subject(1))
 
 
@@ -233,3 +234,19 @@ def test_evaluate_and_predict_apply_stored_thresholds(ichx: Program, trained_cop
     assert set(pd.read_csv(tmp_path / "new.studies.csv")[f"called_{LABEL}"]) <= {0, 1}
     document = json.loads(ichx("predict", "1", other.train, "--json", cwd=trained_copy).out)
     assert [one["unit"] for one in document["thresholds"]] == ["slice", "study"]
+
+
+def test_an_archive_has_the_thresholds(ichx: Program, trained_root: Path, dataset_root: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "one.zip"
+    trained, other = (
+        Path(shutil.copytree(root, tmp_path / name, ignore=SCRATCH))
+        for name, root in (("trained", trained_root), ("other", dataset_root))
+    )
+    assert ichx("threshold", "1", "--label", LABEL, "--sensitivity", "0.9", cwd=trained).code == 0
+    assert ichx("exp", "export", "1", archive, cwd=trained).code == 0
+    imported = ichx("exp", "import", archive, cwd=other)
+    assert imported.code == 0, imported.err
+    (listed,) = json.loads(ichx("threshold", "1", "--json", cwd=other).out)
+    (stored,) = json.loads((trained / "experiments" / "1" / THRESHOLDS_FILE).read_text(encoding="utf-8"))
+    assert (listed["request"], listed["threshold"]) == (stored["request"], stored["threshold"])
+    assert listed["current"] is True
