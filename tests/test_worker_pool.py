@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from open_files import lowest_free_descriptor
 
 from ichx.errors import ResourceError
 from ichx.worker_pool import core_count, map_in_processes, worker_count
@@ -58,7 +59,7 @@ def test_death_of_an_idle_process_does_not_stop_the_others_forever(tmp_path: Pat
 
 def test_processes_that_cannot_start_are_an_error() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 2, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free_descriptor() + 2, hard))
     try:
         with pytest.raises(ResourceError, match="2 worker processes"):
             list(map_in_processes(int, ["1", "2", "3"], 2))

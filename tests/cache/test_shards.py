@@ -1,11 +1,11 @@
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from open_files import open_files
 
 from ichx.cache import shards as shards_module
 from ichx.cache.shards import ShardFiles, pack, read_table, unpack, write_shard
@@ -17,7 +17,7 @@ def test_open_files_are_limited_and_shared_by_threads(tmp_path, monkeypatch):
     tables = [write_shard(path, [pack(image)], {}) for path, image in zip(paths, images, strict=True)]
     monkeypatch.setattr(shards_module, "OPEN_SHARDS", 3)
     files = ShardFiles(paths)
-    before = len(list(Path("/dev/fd").iterdir()))
+    before = open_files()
 
     def read(number: int) -> int:
         out = np.empty((16, 16), np.int16)
@@ -28,7 +28,7 @@ def test_open_files_are_limited_and_shared_by_threads(tmp_path, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         numbers = [number % 12 for number in range(600)]
         assert list(pool.map(read, numbers)) == numbers
-    assert len(list(Path("/dev/fd").iterdir())) == before + 3
+    assert open_files() == before + 3
 
 
 @settings(deadline=None, max_examples=30)

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from open_files import open_files
 
 from ichx.jobs import LocalEngine
 from ichx.jobs.testing import TIMEOUT, EngineContract, python_job
@@ -97,11 +98,11 @@ def test_jobs_end_with_an_engine_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_closed_engine_leaves_no_file_open(tmp_path: Path) -> None:
-    before = len(list(Path("/dev/fd").iterdir()))
+    before = open_files()
     for _ in range(3):
         with closing(LocalEngine(1)) as engine:
             engine.wait(engine.submit([python_job(tmp_path / "log", "")])[0], TIMEOUT)
-    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert open_files() == before
 
 
 def test_an_engine_needs_a_slot() -> None:

@@ -1,5 +1,4 @@
 import dataclasses
-import gc
 import pickle
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from open_files import open_files
 from small_dicom import head, write_catalog
 
 from ichx.cache.build import ensure_cache
@@ -219,8 +219,8 @@ def test_epoch_leaks_no_memory_or_files(cache, slices):
         for epoch in range(count):
             for _ in SliceLoader(cache, slices, RECIPE).training_batches(ROWS, ADDRESS._replace(epoch=epoch)):
                 pass
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0], len(list(Path("/dev/fd").iterdir()))
+        number = open_files()
+        return tracemalloc.get_traced_memory()[0], number
 
     tracemalloc.start()
     try:

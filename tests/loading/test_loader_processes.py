@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from open_files import lowest_free_descriptor
 from small_dicom import head, write_catalog
 
 from ichx.cache.build import ensure_cache
@@ -118,7 +119,7 @@ def test_a_batch_that_is_not_received_is_an_error_although_no_process_died(data:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())), most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free_descriptor(), most))
         with pytest.raises(ProcessError, match="Cannot receive a batch"):
             list(batches)
     finally:
