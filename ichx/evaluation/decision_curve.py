@@ -1,8 +1,8 @@
 """Decision curves: the net benefit of acting on a prediction, compared with acting on all rows or on none.
 
 Net benefit at the threshold probability t is TP/N - FP/N * t / (1 - t): the benefit of a true positive is 1, and t is
-the probability at which acting and not acting are equally good (Vickers and Elkin, Medical Decision Making 2006). Acting
-on none has the net benefit 0. Probabilities need to be calibrated: t is both the threshold and the exchange rate.
+the probability at which acting and not acting are equally good (Vickers and Elkin, Medical Decision Making 2006). Not
+acting has the net benefit 0. Probabilities need to be calibrated: t is both the threshold and the exchange rate.
 """
 
 from collections.abc import Sequence
