@@ -71,7 +71,8 @@ def add_evaluation(connection: Connection, draft: EvaluationDraft) -> Evaluation
     if draft.file is not None:
         values["file"] = draft.file[-FILE_CHARACTERS:]
     added = connection.execute(insert(evaluation).values(**values))
-    row = connection.execute(select(evaluation).where(evaluation.c.id == added.inserted_primary_key[0])).one()
+    key = added.inserted_primary_key[0]  # type: ignore[index]  # an insert has one
+    row = connection.execute(select(evaluation).where(evaluation.c.id == key)).one()
     return EvaluationRecord(**row._mapping)
 
 
