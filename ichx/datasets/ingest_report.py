@@ -9,6 +9,7 @@ from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.identity import of_known_patients
 from ichx.datasets.label_csv import LabelTable
 from ichx.datasets.series import describe_geometry
+from ichx.datasets.series_selection import SeriesSelection
 from ichx.datasets.subgroups import unusual_studies
 from ichx.datasets.summary import describe_assumptions, format_defects
 from ichx.text import format_count, format_examples
@@ -59,6 +60,19 @@ class IngestReport:
         self.add_acquisition(slices, summary)
         for warning in reading_warnings(slices):
             self.warn(warning)
+
+    def add_selection(self, selection: SeriesSelection) -> None:
+        """Report which series were selected, and which were left out and why."""
+        of = format_count(selection.series, "series", "series")
+        self.inform(
+            f"Selected {selection.selected:,} of {of} in {format_count(selection.studies, 'study', 'studies')}."
+        )
+        for reason, (count, examples) in selection.reasons.items():
+            left_out = format_count(count, "series", "series")
+            self.inform(f"Left out {left_out}, {reason}{format_examples(examples, count)}.")
+        if count := len(selection.without):
+            studies = format_count(count, "study", "studies")
+            self.warn(f"{studies} without a suitable series{format_examples(selection.without, count)}.")
 
     def add_acquisition(self, slices: pd.DataFrame, summary: dict[str, Any]) -> None:
         """Report studies with contrast or of another body part, and implausible ages."""

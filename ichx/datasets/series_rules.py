@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ichx.errors import InvalidInputError, NotFoundError, StorageError, did_you_mean, raise_problems
 from ichx.files import read_text
@@ -18,6 +18,10 @@ from ichx.text import parse_toml
 
 RULES_FILE: Final = "series_rules.toml"
 """The default rules, a file of this package."""
+
+SeriesChoice = Literal["auto", "all"]
+"""Which series of a study are added: one, by rules, or all."""
+SERIES_CHOICES: Final = ("auto", "all")
 
 TEXTS: Final = ("folder", "kernel", "image_type", "body_part")
 """Conditions on a text of a series: regular expressions."""
@@ -97,7 +101,9 @@ def parse_series_rules(text: str, source: str) -> SeriesRules:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             problems.append(f"{source}: `{kind}` is not a list of rules. Write [[{kind}]] in double brackets.")
             continue
-        rules = [_parse_rule(entry, f"{source}: [[{kind}]] {number}", problems) for number, entry in enumerate(entries, 1)]
+        rules = [
+            _parse_rule(entry, f"{source}: [[{kind}]] {number}", problems) for number, entry in enumerate(entries, 1)
+        ]
         found[kind] = tuple(rules)
     if not problems and not any(found.values()):
         problems.append(f"{source} has no rules.")

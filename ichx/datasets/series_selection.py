@@ -1,6 +1,6 @@
 """Selecting one series per study, so that localizers, bone kernels, reformats and contrast phases are not added.
 
-The rules are read in `series_rules`. Slices of other series stay in the catalog with the defect `series_left_out`, whose
+The rules are read in `series_rules`. Slices of other series stay in the catalog with the defect `series_left_out`; its
 detail is the reason.
 """
 
@@ -71,7 +71,7 @@ def select_series(
     changed.loc[changed.index[out], "defect"] = LEFT_OUT
     changed.loc[changed.index[out], "detail"] = reason[codes][reason[codes] != ""]
     for name in _GEOMETRY:
-        changed.loc[changed.index[out], name] = EMPTY[np.dtype(changed[name].dtype).kind]
+        changed.loc[changed.index[out], name] = EMPTY[changed[name].dtype.kind]
     return changed, _summary(series, reason)
 
 
