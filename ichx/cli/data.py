@@ -135,9 +135,11 @@ def show(name: DatasetName, number: Version = None, as_json: AsJson = False) -> 
     Example: `ichx data show rsna`
     """
     from ichx.datasets.dataset import describe_dataset
+    from ichx.store import EvaluationCount
 
     with session() as project:
         facts = describe_dataset(project, name, number)
+        facts["evaluations"] = EvaluationCount.of(project.store.evaluations(name))
     if as_json:
         print_json(facts)
     else:
