@@ -308,8 +308,8 @@ def cache(
 
     Example: `ichx data cache rsna --size 378 --on slurm --jobs 8 --cpus 16`
     """
-    from ichx.cache.build import build_caches, build_part
     from ichx.cache.hu_cache import CacheSpec
+    from ichx.cache.mixture_cache import build_dataset_caches, build_dataset_part
     from ichx.cache.parts import Part
     from ichx.cache.requests import list_caches, request_caches
     from ichx.cache.verify import foreign_caches, raise_if_damaged, verify_caches
@@ -338,9 +338,9 @@ def cache(
             with progress(f"caching {name}") as report:
                 data, plans = request.data, request.plans
                 if of_part is None:
-                    build_caches(data.source, data.slices, plans, processes=processes, progress=report)
+                    build_dataset_caches(data, plans, processes=processes, progress=report)
                 else:
-                    build_part(data.source, data.slices, plans, of_part, processes=processes, progress=report)
+                    build_dataset_part(data, plans, of_part, processes=processes, progress=report)
         verified = []
         if verify:
             with progress("verifying shards") as report:

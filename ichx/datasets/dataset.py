@@ -19,6 +19,7 @@ from ichx.datasets.decode_findings import describe_findings, read_findings
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import masks_by_row
+from ichx.datasets.mixture import with_parts
 from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError
@@ -46,6 +47,7 @@ class LoadedDataset:
 
     version: DatasetVersion
     source: Path
+    """Of the files; of no meaning for a mixture, whose slices have the sources of its parts."""
     slices: pd.DataFrame
     """Rows of the catalog without a defect by patient, study, series and order, index 0..n-1."""
 
@@ -60,7 +62,8 @@ def load_dataset(project: "Project", name: str, number: int | None = None) -> Lo
 
 def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset:
     """Return `version` with its slices. Raises like `load_catalog`."""
-    return LoadedDataset(version, path_of(version.source), usable_slices(load_catalog(workspace, version)))
+    slices = usable_slices(load_catalog(workspace, version))
+    return LoadedDataset(version, path_of(version.source), with_parts(slices, version))
 
 
 def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:

@@ -72,7 +72,8 @@ def write_index(folder: Path, given: IndexInput) -> None:
         *FLAGS,
         *ASSUMED,
     ]
-    frame = slices[[*columns, "assumptions", *LABELS, *FILE]].iloc[order].reset_index(drop=True)
+    of_parts = [name for name in ("part", "source") if name in slices]  # a mixture has a source per slice
+    frame = slices[[*columns, "assumptions", *LABELS, *FILE, *of_parts]].iloc[order].reset_index(drop=True)
     study = owners[1][order].astype(np.int32)
     frame["study"] = study
     frame["row"] = order.astype(np.int32)
