@@ -184,7 +184,10 @@ def describe_fold_sets(
         assigned = load_folds(workspace, version, fold_set, slices)
         folds = summarize_folds(slices, assigned, fold_set.k)
         deviations = [
-            abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in overall.items() if share
+            abs(fold["prevalences"][label] / share - 1)
+            for fold in folds
+            for label, share in overall.items()
+            if share and fold["prevalences"][label] is not None
         ]
         described.append(
             {
