@@ -56,7 +56,7 @@ class GroupMatch:
         if self.level == "patient":
             owner = pd.Series(self.row_id[rows]).groupby(catalog["study"].to_numpy(object)[rows], sort=False).first()
             shared = owner.duplicated(keep=False).to_numpy()
-            labels = table[list(LABELS)].to_numpy(np.float32)
+            labels = table[list(LABELS)].to_numpy(np.float32, copy=True)
             labels[shared[:, None] & (labels != 0)] = np.nan
             table[list(LABELS)] = labels
         return table
