@@ -15,6 +15,7 @@ from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.datasets.add import AddReport
+    from ichx.store import EvaluationCount
 
 MAX_ROWS = 12
 """Rows shown of a table that may have hundreds; `--json` prints all."""
@@ -85,6 +86,8 @@ def print_dataset(facts: dict[str, Any]) -> None:
             f"{masks['beyond_labels']:,} with a subtype that the labels lack, {masks['short_of_labels']:,} lacking one",
         )
         console.print("\n".join(lines), markup=False)
+    if (counted := facts["evaluations"]).evaluations:
+        console.print(_evaluations(counted), markup=False)
     if sample := summary.get("sample"):
         lines = (
             f"sample: {sample['ids']:,} ids of {sample['images']:,} images; {sample['absent']:,} missing,",
@@ -106,7 +109,7 @@ def print_prevalences(title: str, total: dict[str, Any], folds: Sequence[dict[st
     parts = [total, *folds]
     rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
     rows += [(label, *(_share(part["prevalences"][label]) for part in parts)) for label in total["prevalences"]]
-    columns = ("", "all", *(f"fold {part['fold']}" for part in folds))
+    columns = ("", "all", *("train only" if part["fold"] < 0 else f"fold {part['fold']}" for part in folds))
     print_table(title, columns, rows, caption=caption, split=True)
 
 
@@ -126,6 +129,14 @@ def _print_label_counts(counts: dict[str, Any]) -> None:
 def _share(share: float | None) -> str:
     """Return a share of slices, a dash for a label that is not known for any."""
     return "-" if share is None else f"{share:.2%}"
+
+
+def _evaluations(counted: "EvaluationCount") -> str:
+    """Return e.g. `labels used by 3 evaluations of 2 different predictions, 2026-01-01 to 2026-02-01`."""
+    first, last = (f"{when:%Y-%m-%d}" for when in (counted.first, counted.last) if when is not None)
+    when = first if first == last else f"{first} to {last}"
+    different = format_count(counted.predictions, "different prediction")
+    return f"labels used by {format_count(counted.evaluations, 'evaluation')} of {different}, {when}"
 
 
 def _print_prevalences(facts: dict[str, Any]) -> None:

@@ -24,7 +24,10 @@ from ichx.datasets.catalog import (
     write_parquet,
 )
 from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, SAMPLE_FILE, folds_file, load_catalog, load_dataset
+from ichx.datasets.file_ids import with_file_ids
 from ichx.datasets.folds import assign_folds, fold_digest, rare_labels
+from ichx.datasets.formats.contract import FormatContents
+from ichx.datasets.formats.registry import read_format
 from ichx.datasets.id_matching import IdMatch, match_images
 from ichx.datasets.identity import GroupBy
 from ichx.datasets.ingest import ACQUISITION, ProgressCallback, scan_source
@@ -34,12 +37,14 @@ from ichx.datasets.label_join import join_label_tables
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import read_masks
+from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
+from ichx.datasets.series_selection import select_series
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
 from ichx.datasets.summary import format_defects, summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
 from ichx.files import absolute_path, printable_path, write_error
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
-from ichx.text import format_count
+from ichx.text import format_count, format_examples
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -70,13 +75,19 @@ class AddRequest:
     fold_seed: int = 0
     keep_ids: bool = False
     """Store patient, study and series ids instead of their keyed hashes."""
+    format: str | None = None
+    """Name of the format of `source`, see `ichx.datasets.formats`."""
     group_by: GroupBy = "patient"
     """What counts as a patient: `study` ignores the PatientIDs, for files in which they are placeholders."""
+    series: SeriesChoice = "all"
+    """`auto` selects one series per study by the rules in `series_rules`; `all` adds every series."""
+    series_rules: Path | None = None
+    """TOML file with the rules of `series="auto"`; None for the default ones, see `ichx.datasets.series_rules`."""
 
     @property
     def labelled(self) -> bool:
-        """Whether it brings labels, which make the dataset trainable."""
-        return self.labels is not None or bool(self.label_tables)
+        """Whether it brings labels, which make the dataset trainable, or may do so as its format has them."""
+        return self.labels is not None or bool(self.label_tables) or self.format is not None
 
 
 @dataclass(frozen=True)
@@ -94,8 +105,11 @@ class AddReport:
 class _Prepared:
     """What a version consists of."""
 
+    source: Path
+    """What was scanned: `AddRequest.source`, or the folder in it that has the slices."""
     catalog: pd.DataFrame
     slices: pd.DataFrame
+    labelled: bool
     summary: dict[str, Any]
     study_labels: pd.DataFrame | None
     folds: npt.NDArray[np.int16] | None
@@ -207,6 +221,10 @@ def _check_request(store: Store, request: AddRequest) -> None:
     check_name(name, "a dataset")
     if request.group_by not in ("patient", "study"):
         raise InvalidInputError(f"Invalid grouping: {request.group_by!r}.", "Use 'patient' or 'study'.")
+    if request.series not in SERIES_CHOICES:
+        raise InvalidInputError(f"Invalid selection of series: {request.series!r}.", "Use 'auto' or 'all'.")
+    if request.series_rules is not None and request.series != "auto":
+        raise InvalidInputError("--series-rules requires --series auto.", "Add --series auto.")
     if not 0 <= request.fold_seed < 1 << 63:
         raise InvalidInputError(f"Invalid seed of the folds: {request.fold_seed}.", "Use 0 to 2**63 - 1.")
     if test_of is not None and request.labelled:
@@ -238,12 +256,17 @@ def _prepare(
     project: "Project", request: AddRequest, report: IngestReport, progress: ProgressCallback | None
 ) -> _Prepared:
     """Read everything that `request` names, and report it."""
-    tables = (*([read_labels(request.labels)] if request.labels else []), *request.label_tables)
+    tables = [*([read_labels(request.labels)] if request.labels else []), *request.label_tables]
     sample = read_sample(request.sample) if request.sample else None
     source = absolute_path(request.source)
-    scan = scan_source(source, progress=progress)
+    contents = read_format(request.format, source) if request.format else FormatContents()
+    tables += contents.labels
+    source = source / contents.folder
+    scan = with_file_ids(scan_source(source, include=contents.include, progress=progress), contents.ids)
     catalog, counts = build_catalog(scan, project.workspace.privacy_key(), request.group_by, keep_ids=request.keep_ids)
     require_usable_slices(source, catalog)
+    selection = _select_series(request, scan, catalog, report)
+    catalog, counts = selection[0], counts | selection[1]
     joined = join_label_tables(catalog, scan, tables) if tables else None
     if joined is not None:
         catalog = joined.catalog
@@ -253,6 +276,9 @@ def _prepare(
     summary = summarize(known) | counts | {"keep_ids": request.keep_ids}
     if request.group_by != "patient":
         summary["group_by"] = request.group_by
+    if request.format:
+        summary |= {"format": request.format, "include": contents.include}
+        report.add_notes(request.format, contents.notes)
     report.add_catalog(catalog, slices, summary)
     if joined is not None:
         report.add_labels(joined, slices)
@@ -269,7 +295,25 @@ def _prepare(
         by_study = "study" in (request.group_by, train.version.summary.get("group_by"))
         report.add_shared(slices, train.slices, request.test_of, by_study=by_study)
     folds = _assign_folds(slices, request, report) if joined is not None and request.folds else None
-    return _Prepared(catalog, slices, summary, study_labels, folds, masks, sample)
+    return _Prepared(source, catalog, slices, joined is not None, summary, study_labels, folds, masks, sample)
+
+
+def _select_series(
+    request: AddRequest, scan: pd.DataFrame, catalog: pd.DataFrame, report: IngestReport
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return `catalog` after the selection of series that `request` names, and its counts for the summary."""
+    if request.series == "all":
+        return catalog, {}
+    rules = read_series_rules(request.series_rules)
+    catalog, selection = select_series(catalog, scan["image_type"], rules)
+    if not selection.selected:
+        raise InvalidInputError(
+            f"No study of {request.source} has a series that the rules accept"
+            f"{format_examples(selection.without, len(selection.without))}.",
+            "Use `--series all`, or other rules with `--series-rules FILE`.",
+        )
+    report.add_selection(selection)
+    return catalog, {"series_selection": selection.to_dict(rules)}
 
 
 def _assign_folds(slices: pd.DataFrame, request: AddRequest, report: IngestReport) -> npt.NDArray[np.int16]:
@@ -301,10 +345,10 @@ def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
     return VersionDraft(
         dataset=request.name,
         test_of=request.test_of,
-        source=printable_path(absolute_path(request.source)),
+        source=printable_path(prepared.source),
         path="",
         digest=catalog_digest(prepared.catalog),
-        label_digest=label_digest(slices) if request.labelled else None,
+        label_digest=label_digest(slices) if prepared.labelled else None,
         slices=len(slices),
         patients=int(slices["patient"].nunique()),
         defects=int(prepared.catalog["defect"].notna().sum()),

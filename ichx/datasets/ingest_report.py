@@ -1,5 +1,6 @@
 """Messages and warnings about the files, labels, masks and sample of a new version. They are shown by `ichx.cli`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.identity import of_known_patients
 from ichx.datasets.label_join import JoinedLabels, TableMatch
 from ichx.datasets.series import describe_geometry
+from ichx.datasets.series_selection import SeriesSelection
 from ichx.datasets.subgroups import unusual_studies
 from ichx.datasets.summary import describe_assumptions, format_defects
 from ichx.labels import LABELS
@@ -44,6 +46,10 @@ class IngestReport:
         """Add a warning."""
         self.warnings.append(warning)
 
+    def add_notes(self, name: str, notes: Iterable[str]) -> None:
+        """Report the `notes` of the format `name`."""
+        self.messages += [f"{name}: {note}" for note in notes]
+
     def add_catalog(self, catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) -> None:
         """Report the counts of `catalog`, its excluded files, and the geometry of its usable `slices`."""
         parts = (
@@ -61,6 +67,19 @@ class IngestReport:
         self.add_acquisition(slices, summary)
         for warning in reading_warnings(slices):
             self.warn(warning)
+
+    def add_selection(self, selection: SeriesSelection) -> None:
+        """Report which series were selected, and which were left out and why."""
+        of = format_count(selection.series, "series", "series")
+        self.inform(
+            f"Selected {selection.selected:,} of {of} in {format_count(selection.studies, 'study', 'studies')}."
+        )
+        for reason, (count, examples) in selection.reasons.items():
+            left_out = format_count(count, "series", "series")
+            self.inform(f"Left out {left_out}, {reason}{format_examples(examples, count)}.")
+        if count := len(selection.without):
+            studies = format_count(count, "study", "studies")
+            self.warn(f"{studies} without a suitable series{format_examples(selection.without, count)}.")
 
     def add_acquisition(self, slices: pd.DataFrame, summary: dict[str, Any]) -> None:
         """Report studies with contrast or of another body part, and implausible ages."""

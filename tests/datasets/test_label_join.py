@@ -61,7 +61,8 @@ def test_negative_study_labels_its_slices_and_positive_one_does_not(project: Pro
     report = add(project, files, table({"ID_study0": NEGATIVE, "ID_study1": POSITIVE, "ID_study2": NEGATIVE}))
     found = labels(project)
     assert found["p0"] == found["p2"] == [0, 0, 0]
-    assert np.isnan(found["p1"]).all() and np.isnan(found["p3"]).all()
+    assert np.isnan(found["p1"]).all()
+    assert np.isnan(found["p3"]).all()
     slices = load_dataset(project, "cohort").slices
     of_study = study_labels_of(slices)
     assert of_study is not None
@@ -82,7 +83,8 @@ def test_version_depends_on_the_labels_of_studies(project: Project, files: Path)
     first = add(project, files, table({"ID_study0": NEGATIVE, "ID_study1": POSITIVE}))
     assert not add(project, files, table({"ID_study1": POSITIVE, "ID_study0": NEGATIVE})).created
     unknown = add(project, files, table({"ID_study0": NEGATIVE, "ID_study1": [0, 0, 0, 0, NAN, 1]}))
-    assert unknown.created and unknown.version.label_digest != first.version.label_digest
+    assert unknown.created
+    assert unknown.version.label_digest != first.version.label_digest
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,8 @@ def test_partial_labels_of_slices(project: Project, files: Path) -> None:
     rows = [[NAN, NAN, NAN, NAN, 1, NAN], [NAN] * 5 + [0.0], [NAN] * 4 + [0, NAN], POSITIVE]
     report = add(project, files, table(dict(zip(slice_ids, rows, strict=True)), "SOPInstanceUID", "slice"))
     data = load_dataset(project, "cohort").slices.set_index("slice_id").loc[slice_ids, list(LABELS)]
-    assert data[ANY].tolist()[:2] == [1, 0] and np.isnan(data[ANY].iloc[2])
+    assert data[ANY].tolist()[:2] == [1, 0]
+    assert np.isnan(data[ANY].iloc[2])
     assert data.iloc[1].tolist() == NEGATIVE
     assert np.isnan(data["epidural"].iloc[0])
     assert report.version.defects == 0
@@ -123,9 +126,11 @@ def test_partial_labels_of_slices(project: Project, files: Path) -> None:
 def test_what_follows_from_known_labels() -> None:
     given = [[NAN, 1, NAN, NAN, NAN, NAN], [NAN] * 5 + [0], [0, 0, 0, 0, 0, NAN], [0, 0, 0, 0, 0.5, NAN], [NAN] * 6]
     derived = derive_labels(np.array(given, np.float32))
-    assert derived[0, 5] == 1 and np.isnan(derived[0, 0])
+    assert derived[0, 5] == 1
+    assert np.isnan(derived[0, 0])
     assert derived[1].tolist() == NEGATIVE
-    assert derived[2, 5] == 0 and derived[3, 5] == 0.5
+    assert derived[2, 5] == 0
+    assert derived[3, 5] == 0.5
     assert np.isnan(derived[4]).all()
 
 
@@ -151,7 +156,8 @@ def test_contradictions(project: Project, files: Path) -> None:
 
 def test_ids_that_match_nothing_or_several(project: Project, files: Path) -> None:
     found = problem(project, files, table({"1.2.3": POSITIVE}))
-    assert "'1.2.3'" in found.problem and "'ID_study0'" in found.problem
+    assert "'1.2.3'" in found.problem
+    assert "'ID_study0'" in found.problem
     write_study(files / "p0/later", "0", 2, start=50, StudyInstanceUID="ID_second", SeriesInstanceUID="ID_s2")
     assert "2 studies" in problem(project, files, table({"0": POSITIVE}, "PatientID", "study")).problem
     both = {"p0/later": POSITIVE, "p0": NEGATIVE}
@@ -164,7 +170,8 @@ def test_positive_patient_with_several_studies_is_unknown(project: Project, file
     write_study(files / "p0/later", "0", 2, start=50, StudyInstanceUID="ID_second", SeriesInstanceUID="ID_s2")
     report = add(project, files, table({"0": POSITIVE, "1": NEGATIVE}, "PatientID", "patient"))
     of_study = study_labels_of(load_dataset(project, "cohort").slices)
-    assert of_study is not None and not (of_study > 0).any()
+    assert of_study is not None
+    assert not (of_study > 0).any()
     assert any("1 positive patient" in warning for warning in report.warnings)
 
 
@@ -174,4 +181,5 @@ def test_disagreeing_ids_of_a_study(project: Project, files: Path) -> None:
     assert "p0/second and p0/study" in problem(project, files, table(given, "folder", "study")).problem
     add(project, files, table(given, "folder", "series"))
     found = labels(project)["p0"]
-    assert sorted(found)[:2] == [0, 0] and np.isnan(found).sum() == 3
+    assert sorted(found)[:2] == [0, 0]
+    assert np.isnan(found).sum() == 3
