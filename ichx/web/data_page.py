@@ -19,8 +19,8 @@ from ichx.web.computed import Computed, StillComputingError
 from ichx.web.numbers import path_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, site_of
-from ichx.web.sources import PAGE_SECONDS, Source, sources_of, version_of
-from ichx.web.studies_api import pixel_version, study_url
+from ichx.web.sources import PAGE_SECONDS, Source, pixel_version, sources_of, version_of
+from ichx.web.studies_api import study_url
 from ichx.web.thumbnails import thumbnail_png
 
 if TYPE_CHECKING:
