@@ -313,6 +313,7 @@ def _fair_share(folder: Path, processes: int | None, shards: int) -> Iterator[in
 
 
 def new_manifest(plan: CachePlan) -> dict[str, Any]:
+    """Return the content of `build.json`, with which `cache.json` begins."""
     return {"format": FORMAT, "key": plan.key, "spec": plan.spec.to_dict(), "n": plan.n, "shard_rows": SHARD_ROWS}
 
 
@@ -342,6 +343,7 @@ def _write_index(plan: CachePlan) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path` atomically. Raises `OSError`."""
     with atomic_path(path) as draft:
         draft.write_text(json.dumps(content))
 

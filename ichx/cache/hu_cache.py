@@ -126,7 +126,8 @@ class Cache:
     def rows_of_part(self, part: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return where number `part` of `parts` has those of `rows` that are its slices."""
         places = np.asarray(self._places[rows])
-        return places[places[:, 0] == part, 1]
+        found: npt.NDArray[np.int64] = places[places[:, 0] == part, 1]
+        return found
 
     def read(self, row: int, out: npt.NDArray[np.int16] | None = None) -> npt.NDArray[np.int16]:
         """Return slice `row` as (size, size) int16 HU.
@@ -146,8 +147,9 @@ class Cache:
         elif out.shape != self._shape or out.dtype != np.int16 or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous int16 of {self.spec.size} x {self.spec.size}")
         if self.parts:
-            part, place = self._places[row].tolist()
-            return self.parts[part].read(place, out)
+            number, place = self._places[row].tolist()
+            part: Cache = self.parts[number]
+            return part.read(place, out)
         shard = row // self._shard_rows
         offset, length, checksum = self._places[row].tolist()
         if shard in self._local_shards:

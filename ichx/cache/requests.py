@@ -52,7 +52,8 @@ def request_caches(
     wanted: dict[int, list[CacheSpec]] = {newest.id: list(specs)} if specs else {}
     for number in experiments:
         experiment = project.store.experiment(number)
-        if name != experiment.dataset and newest.test_of != experiment.dataset:
+        predicted = {test.dataset for test in project.store.test_sets(experiment.dataset)}
+        if name not in {experiment.dataset, *predicted}:
             raise ConflictError(
                 f"Experiment {number} uses dataset {experiment.dataset!r} and does not read {name!r}.",
                 f"Use {experiment.dataset!r} or one of its test sets.",

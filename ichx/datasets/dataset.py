@@ -19,7 +19,7 @@ from ichx.datasets.decode_findings import describe_findings, read_findings
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import masks_by_row
-from ichx.datasets.mixture import with_parts
+from ichx.datasets.mixture import list_parts, with_parts
 from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
@@ -131,6 +131,13 @@ def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | 
     return masks
 
 
+def read_version_table(
+    workspace: Workspace, version: DatasetVersion, file: str, columns: list[str] | None = None
+) -> pd.DataFrame:
+    """Return `columns` (all if None) of a Parquet file of a version. Raises like `load_catalog`."""
+    return _read(workspace, version, file, partial(pd.read_parquet, columns=columns))
+
+
 def folds_file(name: str) -> str:
     """Return the file of the folds `name` in a version's folder: one row per patient, or per slice for leaky folds."""
     return f"folds-{name}.parquet"
@@ -140,8 +147,8 @@ def describe_dataset(project: "Project", name: str, number: int | None = None) -
     """Return a description of a version (the newest if `number` is None).
 
     `version`; `families` of headers; `series` and `geometry` (see `series`); `assumptions` and `defects`; `check`, the
-    findings of decoding (see `decode_findings`; None without a check); the default `folds` (see `summary`). Raises like
-    `load_dataset` and `load_folds`.
+    findings of decoding (see `decode_findings`; None without a check); `mixture`, its parts (see `list_parts`); the
+    default `folds` (see `summary`). Raises like `load_dataset` and `load_folds`.
     """
     version = project.store.version(name, number)
     return describe_catalog(project.workspace, version, load_catalog(project.workspace, version))
@@ -159,6 +166,7 @@ def describe_catalog(workspace: Workspace, version: DatasetVersion, catalog: pd.
         "assumptions": describe_assumptions(slices),
         "defects": describe_defects(catalog),
         "check": None if findings is None else describe_findings(catalog, findings),
+        "mixture": list_parts(version),
         "folds": [
             fold
             for fold_set in version.folds[:1]

@@ -94,6 +94,13 @@ def describe_parts(parts: tuple[MixturePart, ...]) -> str:
     return ", ".join(map(str, parts))
 
 
+def list_parts(version: "DatasetVersion") -> list[dict[str, Any]]:
+    """Return the parts of a version as JSON values with their `share`; none if it is not a mixture."""
+    parts = mixture_parts(version)
+    share = shares(parts) if parts else {}
+    return [part.to_dict() | {"share": share[part.dataset]} for part in parts]
+
+
 def shares(parts: tuple[MixturePart, ...]) -> dict[str, float]:
     """Return the share of the slices of each part that an epoch samples: its weight over the largest one."""
     largest = max(part.weight for part in parts)

@@ -166,7 +166,8 @@ class SourceFiles:
         self._parts: list[SourceFiles] = []
         if "source" in slices:
             names = slices["source"].to_numpy(object)
-            self._part_of, self._row_in_part = np.zeros((2, len(slices)), np.int64)
+            self._part_of = np.zeros(len(slices), np.int64)
+            self._row_in_part = np.zeros(len(slices), np.int64)
             for number, name in enumerate(dict.fromkeys(names)):
                 rows = np.flatnonzero(names == name)
                 self._part_of[rows], self._row_in_part[rows] = number, np.arange(len(rows))
@@ -189,7 +190,8 @@ class SourceFiles:
 
     def _file(self, row: int) -> SourceFile:
         if self._parts:
-            return self._parts[self._part_of[row]]._file(int(self._row_in_part[row]))
+            part = self._parts[int(self._part_of[row])]
+            return part._file(int(self._row_in_part[row]))
         names, sizes, mtimes = self._columns
         if self._members is None:
             location = FileLocation(str(path_of(names[row], self._source)))

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 Int64Array = npt.NDArray[np.int64]
 
-(NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN, PARTS) = range(11)
+(NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN, PARTS) = range(
+    11
+)
 """Purpose of a draw: the first number of its address, so that no two purposes share an address."""
 
 

@@ -38,7 +38,7 @@ class SequenceData:
     """`(N,)` part of the patient, from 0: its heads predict the slice and never learn from it. `NO_PART` is predicted
     by all heads, and all learn from it. None for `NO_PART` everywhere."""
     shares: npt.NDArray[np.float64] | None = None
-    """`(N,)` share of the series like that of each slice which an epoch samples; see `ichx.loading.sampling.thinned`."""
+    """`(N,)` share of the series like that of each slice that an epoch samples: `ichx.loading.sampling.thinned`."""
     series_part: IntArray = field(init=False, repr=False)
     """Part of each series."""
 
