@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ichx.cli.confirmation import confirmed
+from ichx.cli.data_pseudo import pseudo
 from ichx.cli.data_reviews import list_reviews
 from ichx.cli.data_views import print_added, print_dataset, print_decode_check
 from ichx.cli.folds import folds as show_or_import_folds
@@ -331,6 +332,7 @@ def cache(
 
 
 app.command("folds")(show_or_import_folds)
+app.command("pseudo")(pseudo)
 app.command("reviews")(list_reviews)
 
 

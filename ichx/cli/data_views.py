@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ichx.cli.data_pseudo import print_counts
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
 from ichx.datasets.header_texts import FAMILY_HEADS, family_texts
@@ -61,6 +62,8 @@ def print_dataset(facts: dict[str, Any]) -> None:
     if summary.get("joined_patients"):
         joined = format_count(summary["joined_patients"], "patient")
         info(f"{joined} that share studies or series count as {format_count(summary['joined_groups'], 'patient')}.")
+    if origin := summary.get("pseudo"):
+        _print_origin(origin, transductive=summary["transductive"])
     _print_prevalences(facts)
     families = [tuple(family_texts(family).values()) for family in facts["families"]]
     _print_long_table("headers", FAMILY_HEADS, families)
@@ -108,6 +111,22 @@ def print_prevalences(title: str, total: dict[str, Any], folds: Sequence[dict[st
     rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in total["prevalences"]]
     columns = ("", "all", *(f"fold {part['fold']}" for part in folds))
     print_table(title, columns, rows, caption=caption, split=True)
+
+
+def _print_origin(origin: dict[str, Any], *, transductive: bool) -> None:
+    """Print where pseudo-labels come from, and how many there are."""
+    by, of, trained = origin["by"], origin["of"], origin["trained_on"]
+    kind = "hard" if origin["hard"] else "soft"
+    lines = (
+        f"{kind} pseudo-labels of {of['dataset']} version {of['version']}, digest {origin['digest']}",
+        f"by {by['kind']} {by['number']} ({by['name']}), tta {origin['tta']}, SHA-256 {by['digest'][:16]}",
+        f"trained on {trained['dataset']} version {trained['version']}, folds {trained['fold_set']}",
+        f"kept: {origin['keep'] or 'all slices'}; created {format_value(datetime.fromisoformat(origin['created']))}",
+    )
+    console.print("\n".join(lines), markup=False)
+    print_counts(origin)
+    if transductive:
+        warn(f"Patients of test sets: {', '.join(origin['tested'])}. Every score is marked `transductive`.")
 
 
 def _print_prevalences(facts: dict[str, Any]) -> None:
