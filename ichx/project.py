@@ -29,7 +29,7 @@ class Project:
             workspace: Paths and settings.
             store: The open store of that workspace.
             registry: Plugins to use instead of the installed ones.
-            warn: Receives a line for each installed plugin that cannot be used, when the registry is loaded.
+            warn: Receives lines for the user, e.g. about installed plugins that cannot be used.
         """
         self.workspace = workspace
         self.store = store
@@ -37,15 +37,19 @@ class Project:
         if registry is not None:
             self.registry = registry
 
+    def warn(self, message: str) -> None:
+        """Pass a line for the user on."""
+        if self._warn is not None:
+            self._warn(message)
+
     @cached_property
     def registry(self) -> "Registry":
         """The built-in plugins and those of installed packages."""
         from ichx.plugins import load_registry
 
         registry = load_registry()
-        if self._warn is not None:
-            for warning in registry.warnings:
-                self._warn(warning)
+        for warning in registry.warnings:
+            self.warn(warning)
         return registry
 
 

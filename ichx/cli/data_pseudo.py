@@ -1,6 +1,8 @@
 """`ichx data pseudo`: labels of an unlabelled dataset by an experiment or an ensemble."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -8,6 +10,7 @@ from ichx.cli.output import console, info, print_json, warn
 from ichx.cli.parameters import AsJson, Device, OwnTta, Precision, Workers
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
+from ichx.formatting import format_marks, format_value
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -78,7 +81,7 @@ def _print_report(found: "PseudoReport") -> None:
         warn(warning)
     result = "added" if found.created else "unchanged:"
     console.print(f"{result} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
-    print_counts(origin)
+    _print_counts(origin)
     if found.seconds >= 1:
         info(f"Predicted in {found.seconds:,.0f} s.")
     if version.summary["transductive"]:
@@ -86,10 +89,28 @@ def _print_report(found: "PseudoReport") -> None:
     info(f"Next: `ichx exp new --plugin NAME --dataset {origin['trained_on']['dataset']}+{version.dataset}`")
 
 
-def print_counts(origin: dict[str, object]) -> None:
+def print_origin(summary: Mapping[str, Any]) -> None:
+    """Print where the pseudo-labels of a version with this `summary` come from, and how many there are."""
+    origin = summary["pseudo"]
+    by, of, trained = origin["by"], origin["of"], origin["trained_on"]
+    kind = "hard" if origin["hard"] else "soft"
+    lines = (
+        f"{kind} pseudo-labels of {of['dataset']} version {of['version']}, digest {origin['digest']}",
+        f"by {by['kind']} {by['number']} ({by['name']}){format_marks(by['marks'])}, tta {origin['tta']}, "
+        f"SHA-256 {by['digest'][:16]}",
+        f"trained on {trained['dataset']} version {trained['version']}, folds {trained['fold_set']}",
+        f"kept: {origin['keep'] or 'all slices'}; created {format_value(datetime.fromisoformat(origin['created']))}",
+    )
+    console.print("\n".join(lines), markup=False)
+    _print_counts(origin)
+    if summary["transductive"]:
+        tested = f"Patients of {', '.join(origin['tested'])}, which are only for evaluation. " * bool(origin["tested"])
+        warn(f"{tested}Every score of a training on these labels is marked `transductive`.")
+
+
+def _print_counts(origin: Mapping[str, Any]) -> None:
     """Print how many slices of each fold are labelled, and how many of them are positive."""
     counts = origin["counts"]
-    assert isinstance(counts, list)
     rows: list[tuple[object, ...]] = [("labelled slices", *(count["slices"] for count in counts))]
     rows += [(f"positive for {label}", *(count["positive"][label] for count in counts)) for label in LABELS]
     print_table("pseudo-labels", ("", *(f"fold {count['fold']}" for count in counts)), rows, split=True)

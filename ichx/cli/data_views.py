@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ichx.cli.data_pseudo import print_counts
+from ichx.cli.data_pseudo import print_origin
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
 from ichx.datasets.header_texts import FAMILY_HEADS, family_texts
@@ -16,6 +16,7 @@ from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.datasets.add import AddReport
+    from ichx.store import EvaluationCount
 
 MAX_ROWS = 12
 """Rows shown of a table that may have hundreds; `--json` prints all."""
@@ -62,8 +63,8 @@ def print_dataset(facts: dict[str, Any]) -> None:
     if summary.get("joined_patients"):
         joined = format_count(summary["joined_patients"], "patient")
         info(f"{joined} that share studies or series count as {format_count(summary['joined_groups'], 'patient')}.")
-    if origin := summary.get("pseudo"):
-        _print_origin(origin, transductive=summary["transductive"])
+    if "pseudo" in summary:
+        print_origin(summary)
     _print_prevalences(facts)
     families = [tuple(family_texts(family).values()) for family in facts["families"]]
     _print_long_table("headers", FAMILY_HEADS, families)
@@ -88,6 +89,8 @@ def print_dataset(facts: dict[str, Any]) -> None:
             f"{masks['beyond_labels']:,} with a subtype that the labels lack, {masks['short_of_labels']:,} lacking one",
         )
         console.print("\n".join(lines), markup=False)
+    if (counted := facts["evaluations"]).evaluations:
+        console.print(_evaluations(counted), markup=False)
     if sample := summary.get("sample"):
         lines = (
             f"sample: {sample['ids']:,} ids of {sample['images']:,} images; {sample['absent']:,} missing,",
@@ -109,24 +112,16 @@ def print_prevalences(title: str, total: dict[str, Any], folds: Sequence[dict[st
     parts = [total, *folds]
     rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
     rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in total["prevalences"]]
-    columns = ("", "all", *(f"fold {part['fold']}" for part in folds))
+    columns = ("", "all", *("train only" if part["fold"] < 0 else f"fold {part['fold']}" for part in folds))
     print_table(title, columns, rows, caption=caption, split=True)
 
 
-def _print_origin(origin: dict[str, Any], *, transductive: bool) -> None:
-    """Print where pseudo-labels come from, and how many there are."""
-    by, of, trained = origin["by"], origin["of"], origin["trained_on"]
-    kind = "hard" if origin["hard"] else "soft"
-    lines = (
-        f"{kind} pseudo-labels of {of['dataset']} version {of['version']}, digest {origin['digest']}",
-        f"by {by['kind']} {by['number']} ({by['name']}), tta {origin['tta']}, SHA-256 {by['digest'][:16]}",
-        f"trained on {trained['dataset']} version {trained['version']}, folds {trained['fold_set']}",
-        f"kept: {origin['keep'] or 'all slices'}; created {format_value(datetime.fromisoformat(origin['created']))}",
-    )
-    console.print("\n".join(lines), markup=False)
-    print_counts(origin)
-    if transductive:
-        warn(f"Patients of test sets: {', '.join(origin['tested'])}. Every score is marked `transductive`.")
+def _evaluations(counted: "EvaluationCount") -> str:
+    """Return e.g. `labels used by 3 evaluations of 2 different predictions, 2026-01-01 to 2026-02-01`."""
+    first, last = (f"{when:%Y-%m-%d}" for when in (counted.first, counted.last) if when is not None)
+    when = first if first == last else f"{first} to {last}"
+    different = format_count(counted.predictions, "different prediction")
+    return f"labels used by {format_count(counted.evaluations, 'evaluation')} of {different}, {when}"
 
 
 def _print_prevalences(facts: dict[str, Any]) -> None:

@@ -13,8 +13,10 @@ from ichx.datasets.id_matching import match_images, spell_like
 from ichx.datasets.label_csv import read_labels
 from ichx.errors import IchxError, InvalidInputError, raise_problems
 from ichx.evaluation.bootstrap import Bootstrap, patient_bootstrap
+from ichx.evaluation.evaluation_count import record_evaluation, rows_digest
 from ichx.evaluation.prediction_input import read_prediction_table
 from ichx.evaluation.scores import Scores, slice_scores
+from ichx.store import EvaluationDraft
 from ichx.text import EXAMPLES, format_count, format_examples
 
 if TYPE_CHECKING:
@@ -40,13 +42,13 @@ class SubmissionScore:
 def score_file(
     path: Path, labels: Path, *, as_logits: bool = False, project: "Project | None" = None
 ) -> SubmissionScore:
-    """Return the scores of the predictions at `path` on the slices in the label CSV `labels`.
+    """Return the scores of the predictions at `path` on the slices in the label CSV `labels`, and count the evaluation.
 
     Args:
         path: A submission, or a wide table; CSV or Parquet.
         labels: Held-out labels, as of `ichx data add`.
         as_logits: The predictions are logits.
-        project: The open project, whose datasets know the patients of the slices.
+        project: The open project, whose datasets know the patients of the slices and whose store counts evaluations.
 
     Raises:
         InvalidInputError: A file is invalid, or labelled slices have no prediction.
@@ -76,10 +78,24 @@ def score_file(
     )
     y, p = truth.values.astype(np.float64), table.probabilities[rows]
     dataset, patients = (None, None) if project is None else _find_patients(project, truth.images, labels)
+    scores = slice_scores(y, p)
+    if project is not None:
+        record_evaluation(
+            project,
+            EvaluationDraft(
+                "submit score",
+                rows_digest(truth.images, y),
+                rows_digest(truth.images, p),
+                scores.log_loss,
+                dataset=dataset,
+                version=None if dataset is None else project.store.version(dataset).number,
+                file=path.name,
+            ),
+        )
     return SubmissionScore(
         file=path,
         labels=labels,
-        scores=slice_scores(y, p),
+        scores=scores,
         bootstrap=None if patients is None else patient_bootstrap(y, p, patients),
         dataset=dataset,
         unlabelled=len(ids) - len(rows),

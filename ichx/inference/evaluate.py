@@ -16,6 +16,7 @@ from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
 from ichx.evaluation.choices import Average, Pooling, check_pooling
+from ichx.evaluation.evaluation_count import record_evaluation, rows_digest
 from ichx.evaluation.metric import FloatArray, score
 from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import pool_studies
@@ -26,6 +27,7 @@ from ichx.inference.member_predictions import DatasetPrediction, predict_dataset
 from ichx.inference.ready_model import ReadyModel, ready_experiment
 from ichx.inference.trained import InferenceOptions, Trained
 from ichx.labels import LABELS
+from ichx.store import EvaluationDraft
 from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ def evaluate_slices(
 def evaluate_slices_with(
     project: "Project", model: ReadyModel, dataset: str, *, callbacks: "Callbacks", pooling: Pooling = "max"
 ) -> tuple[Evaluation, EvaluatedSlices]:
-    """Return the scores of an experiment or an ensemble; see `evaluate_slices`."""
+    """Return the scores of an experiment or an ensemble, and count the evaluation; see `evaluate_slices`."""
     check_pooling(pooling)
     version = project.store.version(dataset)
     if version.label_digest is None:
@@ -173,6 +175,19 @@ def evaluate_slices_with(
         calibration=calibration_lines(labels, mean, rows["patient"].to_numpy(object)),
         average=model.options.average,
         ensemble=model.ensemble,
+    )
+    record_evaluation(
+        project,
+        EvaluationDraft(
+            "evaluate",
+            rows_digest(ids, labels),
+            rows_digest(ids, mean),
+            slices.scores.log_loss,
+            dataset=dataset,
+            version=version.number,
+            experiment=evaluation.experiment if model.ensemble is None else None,
+            ensemble=model.ensemble,
+        ),
     )
     return evaluation, EvaluatedSlices(data, model.shown, numbers, labels, mean, learnt)
 

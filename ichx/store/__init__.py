@@ -1,5 +1,6 @@
 """The store: the SQL database of everything that happened, behind the `Store` class. Files: `ichx.workspace`."""
 
+from ichx.store.evaluations import EvaluationCount, EvaluationDraft, EvaluationRecord
 from ichx.store.reviews import FINDINGS, Finding, Review, ReviewDraft
 from ichx.store.run_snapshots import (
     EndState,
@@ -50,6 +51,9 @@ __all__ = [
     "EnsembleDraft",
     "EnsembleMember",
     "EpochRecord",
+    "EvaluationCount",
+    "EvaluationDraft",
+    "EvaluationRecord",
     "Experiment",
     "ExperimentDraft",
     "ExperimentSummary",

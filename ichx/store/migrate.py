@@ -18,7 +18,7 @@ from ichx.store.tables import VERSION_TABLE
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD: Final = "0009"
+HEAD: Final = "0010"
 """The newest migration; `tables.py` describes the tables after it."""
 
 MIGRATIONS: Final = Path(__file__).with_name("migrations")

@@ -32,6 +32,7 @@ from ichx.store import (
     datasets,
     deletion,
     ensembles,
+    evaluations,
     experiments,
     jobs,
     list_values,
@@ -41,6 +42,7 @@ from ichx.store import (
     runs,
 )
 from ichx.store.counters import raise_counter, take_numbers
+from ichx.store.evaluations import EvaluationDraft, EvaluationRecord
 from ichx.store.predictions import (
     add_feature_table,
     add_predictions,
@@ -718,6 +720,21 @@ class Store:
     def restore_reviews(self, version_id: int, found: Sequence[Review]) -> int:
         """Record the reviews among `found` that this store has lost; return the number of changes."""
         return self._record(reviews.restore_reviews, version_id, found)
+
+    # Evaluations on test sets and external datasets
+
+    def add_evaluation(self, draft: EvaluationDraft) -> EvaluationRecord:
+        """Record that labels of a test set or external dataset were used to score predictions."""
+        return self._record(evaluations.add_evaluation, draft)
+
+    def evaluations(self, dataset: str | None = None, *, labels: str | None = None) -> list[EvaluationRecord]:
+        """Return recorded evaluations, oldest first.
+
+        Args:
+            dataset: Those on any version of this dataset.
+            labels: Those on labels with this digest, too.
+        """
+        return self._read(evaluations.list_evaluations, dataset, labels)
 
     # Ensembles
 

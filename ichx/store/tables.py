@@ -356,6 +356,23 @@ review = Table(
     info={"doc": "reviews of slices by readers; withdrawn ones stay"},
 )
 
+evaluation = Table(
+    "evaluation",
+    METADATA,
+    Column("id", Integer, primary_key=True, doc="key"),
+    Column("command", String(32), nullable=False, doc="evaluate or submit score"),
+    Column("dataset", String(200), doc="name of the dataset that has the slices; null if none has"),
+    Column("version", Integer, doc="number of its version"),
+    Column("labels", String(128), nullable=False, doc="SHA-256 of the scored slice ids and labels"),
+    Column("experiment", Integer, doc="experiment that was scored"),
+    Column("ensemble", Integer, doc="ensemble that was scored"),
+    Column("file", String(255), doc="name of the file that was scored"),
+    Column("predictions", String(128), nullable=False, doc="SHA-256 of the scored probabilities"),
+    Column("score", Float, nullable=False, doc="weighted log loss"),
+    Column("created", UtcDateTime, nullable=False, doc="UTC"),
+    info={"doc": "evaluations on test sets and external datasets; they outlive datasets and experiments"},
+)
+
 Index(None, dataset.c.test_of)
 Index(None, experiment.c.parent)
 Index(None, note.c.experiment)
@@ -366,3 +383,5 @@ Index(None, experiment_member.c.member)
 Index(None, job.c.experiment)
 Index(None, job.c.state)
 Index(None, review.c.version_id, review.c.slice)
+Index(None, evaluation.c.dataset)
+Index(None, evaluation.c.labels)

@@ -69,7 +69,7 @@ def test_sql_schema_and_upgrade(trained_copy: Path, ichx: Program) -> None:
     schema = json.loads(ichx("store", "schema", "experiment", "--json", cwd=trained_copy).out)
     assert "log loss" in schema["experiment"]["score"]
     ichx("store", "schema", "exp", "--json", cwd=trained_copy).check_error("not_found", "'exp'")
-    assert "0009" in ichx("store", "upgrade", cwd=trained_copy).err
+    assert "0010" in ichx("store", "upgrade", cwd=trained_copy).err
 
 
 def test_check_goes_on_after_a_missing_table(tmp_path: Path, ichx: Program) -> None:

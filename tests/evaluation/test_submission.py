@@ -203,3 +203,6 @@ def test_score_with_the_patients_of_a_dataset(project: Project, phantom: Phantom
     assert found.bootstrap.patients == slices["patient"].nunique()
     interval = loss_interval(labels, p, slices["patient"])
     assert (found.bootstrap.log_loss.low, found.bootstrap.log_loss.high) == pytest.approx((interval.low, interval.high))
+    (counted,) = project.store.evaluations("ph")
+    assert (counted.command, counted.file, counted.version, counted.experiment) == ("submit score", "p.csv", 1, None)
+    assert counted.score == pytest.approx(found.scores.log_loss)

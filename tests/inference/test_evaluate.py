@@ -12,6 +12,7 @@ import pytest
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
 from ichx.errors import ChangedDataError, ConflictError, IchxError, NotReadyError
+from ichx.evaluation.evaluation_count import count_evaluations
 from ichx.evaluation.metric import score
 from ichx.evaluation.scores import study_scores
 from ichx.experiments.callbacks import RunCallbacks
@@ -174,3 +175,15 @@ def test_slices_that_cannot_be_decoded_are_counted(place: tuple[Workspace, Store
     found = evaluated(workspace, store)
     assert (found.dataset_version, found.left_out) == (2, 1)
     assert found.slices.scores.count == store.version("other").slices - 1
+
+
+def test_each_evaluation_is_counted(place: tuple[Workspace, Store, Path]) -> None:
+    workspace, store, _ = place
+    for tta in ("none", "hflip", "none"):
+        evaluated(workspace, store, tta=tta)
+    first, _, third = store.evaluations("other")
+    assert (first.experiment, first.ensemble, first.version, first.command) == (2, None, 1, "evaluate")
+    assert (first.labels, first.predictions, first.score) == (third.labels, third.predictions, third.score)
+    counted = count_evaluations(Project(workspace, store), "other")
+    assert (counted.evaluations, counted.predictions) == (3, 2)
+    assert count_evaluations(Project(workspace, store), "absent", first.labels).evaluations == 3

@@ -11,6 +11,7 @@ Derive from `StoreContract` and override its `url` fixture:
 from ichx.store.testing.curation import CurationContract
 from ichx.store.testing.datasets import DatasetContract
 from ichx.store.testing.drafts import ensemble_draft, experiment_draft, prediction_draft, run_draft, version_draft
+from ichx.store.testing.evaluations import EvaluationContract
 from ichx.store.testing.experiments import ExperimentContract
 from ichx.store.testing.reviews import ReviewContract
 from ichx.store.testing.runs import RunContract
@@ -25,5 +26,7 @@ __all__ = [
 ]
 
 
-class StoreContract(DatasetContract, ExperimentContract, RunContract, CurationContract, ReviewContract):
+class StoreContract(
+    DatasetContract, ExperimentContract, RunContract, CurationContract, ReviewContract, EvaluationContract
+):
     """All rules that a store obeys, whatever its database."""
