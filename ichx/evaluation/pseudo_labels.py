@@ -7,7 +7,7 @@ an experiment or an ensemble, when they are created (`ichx.inference.pseudo`) an
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,9 +17,10 @@ import pandas as pd
 
 from ichx.datasets.fold_labels import Float32Array, FoldLabels
 from ichx.datasets.keep_rule import KeepRule, parse_keep_rule
-from ichx.errors import ChangedDataError
+from ichx.errors import ChangedDataError, ConflictError
 from ichx.evaluation.choices import Average, Tta, views_of
-from ichx.evaluation.ensemble_file import read_model
+from ichx.evaluation.ensemble_file import EnsembleModel, read_model
+from ichx.evaluation.member_outputs import inputs_of
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.nested_score import FittedBlend
 from ichx.evaluation.oof import read_fold
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ichx.evaluation.ensemble_file import ModelMember
     from ichx.project import Project
     from ichx.store import Experiment, Prediction
+
+    BlendsOf = Callable[[EnsembleModel, dict[int, Experiment]], dict[int, FittedBlend]]
 
 POSITIVE: Final = 0.5
 """Probability from which a hard label is 1."""
@@ -76,12 +79,12 @@ class PseudoSource:
     number: int
     name: str
     experiments: "dict[int, Experiment]"
-    """Those that predict, by their place in `blend`."""
+    """Those that predict, by their place in `blends`."""
     folds: tuple[int, ...]
     tta: Tta
     average: Average
-    blend: FittedBlend | None = None
-    """None for an experiment."""
+    blends: dict[int, FittedBlend] | None = None
+    """The blend for each fold, fitted without it; None for an experiment."""
     model: str | None = None
     """SHA-256 of an ensemble's model."""
 
@@ -106,24 +109,53 @@ class PseudoSource:
         return hashlib.sha256(json.dumps([facts, sorted(networks.values())]).encode()).hexdigest()
 
 
-def find_source(project: "Project", kind: str, number: int, tta: Tta = "none") -> PseudoSource:
-    """Return an `experiment` or an `ensemble`; an ensemble has its own `tta`.
+def find_source(project: "Project", kind: str, number: int, tta: Tta, blends: "BlendsOf | None" = None) -> PseudoSource:
+    """Return an `experiment`, or an `ensemble`, which has its own `tta`, with the `blends` of its model and members.
 
     Raises:
         NotFoundError: There is none.
         ChangedDataError: The ensemble or the weights of a member have changed.
+        ConflictError: The networks of a fold have trained on patients that it validates on.
     """
     if kind == "experiment":
         one = project.store.experiment(number)
+        _check_networks(project, one)
         return PseudoSource(kind, number, one.name, {0: one}, tuple(range(one.folds)), tta, "logit")
     ensemble = project.store.ensemble(number)
     model = read_model(project.workspace, ensemble)
     check_networks(project, ensemble, model)
-    members = {k: project.store.experiment(model.members[k].experiment) for k in model.fitted.pool.members}
-    name = ensemble.name or f"ensemble {number}"
+    members = dict(enumerate(project.store.experiment(member.experiment) for member in model.used))
+    for member in members.values():
+        _check_networks(project, member)
     return PseudoSource(
-        kind, number, name, members, model.folds, model.tta, model.average, model.fitted, ensemble.digest
+        kind,
+        number,
+        ensemble.name or f"ensemble {number}",
+        members,
+        model.folds,
+        model.tta,
+        model.average,
+        {} if blends is None else blends(model, members),
+        ensemble.digest,
     )
+
+
+def _check_networks(project: "Project", experiment: "Experiment") -> None:
+    """Raise `ConflictError` if the networks of a fold have trained on patients of that fold."""
+    if experiment.leaked:
+        raise ConflictError(
+            f"The folds of experiment {experiment.number} split patients: a fold has trained on patients that it "
+            "validates on.",
+            "Use experiments on patient-grouped folds.",
+        )
+    if experiment.members and inputs_of(experiment) == ("logits",):
+        raise ConflictError(
+            f"The heads of experiment {experiment.number} read logits alone: those of a fold have trained on parts of "
+            "the patients that it validates on.",
+            "Use its members, or a sequence experiment that reads features.",
+        )
+    for member in experiment.members:
+        _check_networks(project, project.store.experiment(member))
 
 
 def predicted_by_fold(
@@ -131,7 +163,7 @@ def predicted_by_fold(
 ) -> tuple[npt.NDArray[np.object_], FloatArray, dict[str, str]]:
     """Return what the networks of `fold`, and no others, predict for `data`.
 
-    An ensemble applies its blend to the predictions of this fold's networks.
+    An ensemble applies the blend that was fitted without the fold to the predictions of the fold's networks.
 
     Returns:
         Ids of the slices that can be decoded `(N,)`, their probabilities `(N, 6)`, and the SHA-256 of the prediction
@@ -156,10 +188,10 @@ def predicted_by_fold(
             )
         ids = found
     assert ids is not None  # a source has an experiment
-    if source.blend is None:
+    if source.blends is None:
         return ids, members[0], files
     rows = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
-    return ids, source.blend.apply(members, SeriesNeighbours.of(data.slices.iloc[rows])), files
+    return ids, source.blends[fold].apply(members, SeriesNeighbours.of(data.slices.iloc[rows])), files
 
 
 def pseudo_labels(

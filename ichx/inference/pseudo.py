@@ -27,10 +27,13 @@ from ichx.datasets.dataset import (
     load_version,
 )
 from ichx.datasets.fold_labels import PSEUDO, TRANSDUCTIVE, FoldLabels, training_label_digest
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.shared_patients import of_shared_patients
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError
 from ichx.evaluation.choices import views_of
+from ichx.evaluation.nested_score import FittedBlend
+from ichx.evaluation.pseudo_blends import blends_without_each_fold, write_blends
 from ichx.evaluation.pseudo_labels import ROLE, LabelRule, count_labels, find_source, pseudo_labels
 from ichx.inference.member_predictions import predict_dataset_by_fold
 from ichx.inference.pseudo_request import parse_source
@@ -91,7 +94,12 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
     """
     _check_name(project, request)
     model = _ready(project, request, callbacks.note)
-    source = find_source(project, *parse_source(request.by), tta=model.options.tta)
+    source = find_source(
+        project,
+        *parse_source(request.by),
+        tta=model.options.tta,
+        blends=lambda fitted, members: blends_without_each_fold(project, fitted, members, callbacks.note),
+    )
     data = load_version(project.workspace, project.store.version(request.of))
     _check_labelled(project, model, data)
     tested = _tested(project, data)
@@ -145,7 +153,8 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
         "ichx": __version__,
     }
     inherited = bool(project.store.version_by_id(shown.version_id).summary.get(TRANSDUCTIVE))
-    version, created = _store(project, request.name, data, labels, origin, transductive=bool(tested) or inherited)
+    made = _Labels(labels, source.blends, origin, transductive=bool(tested) or inherited)
+    version, created = _store(project, request.name, data, made)
     return PseudoReport(version, created, tuple(counts), seconds, tuple(warnings))
 
 
@@ -162,7 +171,7 @@ def _check_name(project: "Project", request: PseudoRequest) -> None:
 
 
 def _ready(project: "Project", request: PseudoRequest, note: Callable[[str], None]) -> ReadyModel:
-    """Return the model that predicts, which has all of its folds and whose folds split no patient."""
+    """Return the model that predicts, with all of its folds."""
     kind, number = parse_source(request.by)
     subject = f"{kind.capitalize()} {number}"
     if kind == "ensemble":
@@ -177,11 +186,6 @@ def _ready(project: "Project", request: PseudoRequest, note: Callable[[str], Non
             f"{subject} has no networks of fold {', '.join(map(str, missing))}, whose training needs labels, too.",
             f"Finish them: {remedy}" if kind == "experiment" else remedy,
         )
-    if any(experiment.leaked for experiment in experiments):
-        raise ConflictError(
-            f"The folds of {subject.lower()} split patients: each fold has trained on patients that it validates on.",
-            "Use an experiment on patient-grouped folds.",
-        )
     return model
 
 
@@ -191,7 +195,7 @@ def _check_labelled(project: "Project", model: ReadyModel, data: LoadedDataset) 
     version = project.store.version_by_id(experiment.version_id)
     own = load_version(project.workspace, version)
     folds = load_folds(project.workspace, version, version.fold_set_of(experiment), own.slices)
-    labelled = own.slices[folds >= 0]
+    labelled = own.slices[folds != TRAIN_ONLY]
     shared = of_shared_patients(project.workspace, data.version, data.slices, version, labelled)
     if shared.any():
         names = np.unique(data.slices["patient"].to_numpy(object)[shared])
@@ -248,37 +252,39 @@ def _check_kept(request: PseudoRequest, counts: list[dict[str, Any]]) -> list[st
     return warnings
 
 
-def _store(
-    project: "Project",
-    name: str,
-    data: LoadedDataset,
-    labels: FoldLabels,
-    origin: dict[str, Any],
-    *,
-    transductive: bool,
-) -> tuple[DatasetVersion, bool]:
-    """Store a version with `labels`, unless the newest one has the same ones of the same origin."""
+@dataclass(frozen=True)
+class _Labels:
+    """What a version consists of besides the slices."""
+
+    labels: FoldLabels
+    blends: dict[int, FittedBlend] | None
+    origin: dict[str, Any]
+    transductive: bool
+
+
+def _store(project: "Project", name: str, data: LoadedDataset, made: _Labels) -> tuple[DatasetVersion, bool]:
+    """Store a version with labels, unless the newest one has the same ones of the same origin."""
     of = data.version
     catalog = load_catalog(project.workspace, of)
     catalog = catalog.assign(**dict.fromkeys(LABELS, np.float32(np.nan)))
     slices = data.slices.assign(**dict.fromkeys(LABELS, np.float32(np.nan)))
-    folds = np.full(len(slices), -1, np.int16)
+    folds = np.full(len(slices), TRAIN_ONLY, np.int16)
     digest = fold_digest(slices["slice_id"].to_numpy(object), folds)
     summary = {key: value for key, value in of.summary.items() if key not in ("masks", "sample", "prevalences")}
-    summary |= {"prevalences": {}, PSEUDO: origin, TRANSDUCTIVE: transductive}
+    summary |= {"prevalences": {}, PSEUDO: made.origin, TRANSDUCTIVE: made.transductive}
     draft = VersionDraft(
         dataset=name,
         test_of=None,
         source=of.source,
         path="",
         digest=of.digest,
-        label_digest=training_label_digest(slices, labels),
+        label_digest=training_label_digest(slices, made.labels),
         slices=of.slices,
         patients=of.patients,
         defects=of.defects,
         sample=None,
         summary=summary,
-        folds=(FoldDraft(DEFAULT_FOLDS, int(origin["folds"]), 0, digest),),
+        folds=(FoldDraft(DEFAULT_FOLDS, int(made.origin["folds"]), 0, digest),),
     )
     exists = any(dataset.name == name for dataset in project.store.datasets())
     latest = project.store.version(name) if exists else None
@@ -289,7 +295,9 @@ def _store(
         write_catalog(catalog, folder / CATALOG_FILE)
         by_patient = pd.DataFrame({"patient": slices["patient"], "fold": folds}).drop_duplicates()
         write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
-        labels.write(folder)
+        made.labels.write(folder)
+        if made.blends is not None:
+            write_blends(folder, made.blends)
 
     return store_version(project, draft, 1 if latest is None else latest.number + 1, write), True
 
