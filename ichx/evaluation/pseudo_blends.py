@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.evaluation.ensemble import blend_data
@@ -63,10 +64,11 @@ def blends_without_each_fold(
 
 def write_blends(folder: Path, blends: dict[int, FittedBlend]) -> None:
     """Write the blends to the folder of a version. Raises `StorageError`."""
-    arrays: list[np.ndarray] = []
+    arrays: list[npt.NDArray[Any]] = []
     tree = encode(blends, arrays)
     with atomic_write(folder / ARRAYS_FILE, "the blends") as draft:
-        np.savez(draft, **{f"a{at}": array for at, array in enumerate(arrays)})
+        named: dict[str, Any] = {f"a{at}": array for at, array in enumerate(arrays)}
+        np.savez(draft, **named)
         digest = sha256_file(draft)
     write_text(folder / BLENDS_FILE, json.dumps({"arrays": digest, "blends": tree}, allow_nan=False), "the blends")
 

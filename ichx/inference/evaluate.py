@@ -1,7 +1,7 @@
 """Scores of an experiment or ensemble on another labelled dataset. Its predictions are stored and computed once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +9,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.catalog import hash_ids
-from ichx.datasets.dataset import LoadedDataset, load_version
+from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
+from ichx.datasets.fold_labels import PSEUDO
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.identity import of_known_patients
-from ichx.errors import ChangedDataError, ConflictError, NotReadyError
+from ichx.errors import ChangedDataError, ConflictError, NotReadyError, UnsupportedError
 from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
@@ -131,6 +133,9 @@ def evaluate_slices_with(
         raise NotReadyError(
             f"{dataset} has no labels.", f"`ichx predict {subject} PATH` predicts files without labels."
         )
+    if PSEUDO in version.summary:
+        problem = f"{dataset} has pseudo-labels, which are never scored."
+        raise UnsupportedError(problem, "Choose a dataset with labels of readers.")
     data = load_version(project.workspace, version)
     _refuse_shared(project, model.shown, data)
     predicted = {
@@ -215,6 +220,10 @@ def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) ->
             f"Choose another dataset. `ichx scores {experiment.number}` shows the scores on {data.version.dataset}.",
         )
     own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
+    if experiment.transductive:  # marked: it trains on images of the evaluated patients, without their labels
+        folds = load_folds(project.workspace, own.version, own.version.fold_set_of(experiment), own.slices)
+        labelled = own.slices[list(LABELS)].notna().any(axis=1).to_numpy() | (folds != TRAIN_ONLY)
+        own = replace(own, slices=own.slices[labelled])
     ids, own_ids = (_hashed_ids(project.workspace, of) for of in (data, own))
     by_study = "study" in (of.version.summary.get("group_by") for of in (data, own))
     known_patient = of_known_patients(ids, own_ids, by_study=by_study)

@@ -130,12 +130,12 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
             "name": source.name,
             "digest": source.digest(networks),
             "marks": list(model.marks),
+            "experiments": [experiment.number for experiment in source.experiments.values()],
             "networks": networks,
         },
         "trained_on": {
             "dataset": shown.dataset,
             "version": shown.dataset_version,
-            "version_id": shown.version_id,
             "fold_set": shown.fold_set,
             "fold_digest": shown.fold_digest,
             "label_digest": shown.label_digest,
