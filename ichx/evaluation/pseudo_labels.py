@@ -7,7 +7,7 @@ an experiment or an ensemble, when they are created (`ichx.inference.pseudo`) an
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -207,10 +207,10 @@ def pseudo_labels(
     return FoldLabels.of(by_fold), files
 
 
-def count_labels(labels: FoldLabels) -> list[dict[str, Any]]:
+def count_labels(labels: FoldLabels, folds: Sequence[int]) -> list[dict[str, Any]]:
     """Return of each fold: `fold`, the number of labelled `slices`, and of `positive` and `negative` ones per label."""
     counts = []
-    for fold in labels.folds:
+    for fold in folds:
         part = labels.table[labels.table["fold"] == fold]
         positive = {label: int((part[label] >= POSITIVE).sum()) for label in (*SUBTYPES, ANY)}
         negative = {label: int((part[label] < POSITIVE).sum()) for label in (*SUBTYPES, ANY)}

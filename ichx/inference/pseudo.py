@@ -116,7 +116,7 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
         predict_dataset_by_fold(project, trained, data, model.options, callbacks)
     seconds = time.monotonic() - started
     labels, files = pseudo_labels(project, source, data, request.rule)
-    counts = count_labels(labels)
+    counts = count_labels(labels, source.folds)
     warnings = _check_kept(request, counts)
     if request.transductive and not tested:
         warnings.append("No patient is of a test set: --transductive has no effect, and no score is marked.")
