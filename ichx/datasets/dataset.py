@@ -16,9 +16,11 @@ import pandas as pd
 
 from ichx.datasets.catalog import read_catalog, usable_slices
 from ichx.datasets.decode_findings import describe_findings, read_findings
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import masks_by_row
 from ichx.datasets.series import describe_geometry, describe_series
+from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import open_file, path_of, read_announced
@@ -63,11 +65,14 @@ def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset
 
 
 def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
-    """Return the catalog of `version`, one row per slice or excluded file.
+    """Return the catalog of `version`, one row per slice or excluded file, with the columns of `with_study_labels`.
 
-    Raises `ChangedDataError` if the file was removed, `CorruptFileError` if it cannot be read.
+    Raises `ChangedDataError` if a file was removed, `CorruptFileError` if it cannot be read.
     """
-    return _read(workspace, version, CATALOG_FILE, read_catalog)
+    catalog = _read(workspace, version, CATALOG_FILE, read_catalog)
+    if "groups" not in version.summary.get("label_counts", {}):
+        return catalog
+    return with_study_labels(catalog, _read(workspace, version, STUDY_LABELS_FILE, pd.read_parquet))
 
 
 def has_slice(workspace: Workspace, version: DatasetVersion, slice_id: str) -> bool:
@@ -82,6 +87,8 @@ def load_folds(
 ) -> npt.NDArray[np.int16]:
     """Return the fold of each row of the version's slices, (n,); `slices` are those if they are loaded already.
 
+    Folds are 0 to k - 1, or `TRAIN_ONLY` for slices that train in every fold and are scored in none.
+
     Raises `ChangedDataError` if the file was removed or does not have one fold for each slice, and like `load_catalog`.
     """
     slices = load_version(workspace, version).slices if slices is None else slices
@@ -92,7 +99,7 @@ def load_folds(
         problem = f"it does not have one fold per {owner}"
     else:
         found = folds.set_index(owner)["fold"].reindex(slices[owner])
-        missing = slices["slice_id"].to_numpy(object)[~found.between(0, fold_set.k - 1).to_numpy()]
+        missing = slices["slice_id"].to_numpy(object)[~found.between(TRAIN_ONLY, fold_set.k - 1).to_numpy()]
         if not len(missing):
             return found.to_numpy(np.int16)
         problem = f"{format_count(len(missing), 'slice')} without a fold{format_examples(map(str, missing))}"

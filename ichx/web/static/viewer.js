@@ -3,7 +3,7 @@
 import { announce, getJson, remember, remembered, showProblem } from "./base.js";
 import { CURVES, curveSign } from "./strip.js";
 import { Address, addressOf, readAddress } from "./viewer_address.js";
-import { describeSlice, made, Reviews, showFacts, showProbabilities } from "./viewer_facts.js";
+import { describeSlice, foldText, made, Reviews, showFacts, showProbabilities } from "./viewer_facts.js";
 import { GESTURES, listen, listenToKeys, shortcuts } from "./viewer_input.js";
 import { ListBar } from "./viewer_list.js";
 import { KINDS } from "./viewer_overlay.js";
@@ -32,10 +32,18 @@ const tables = new Map(); // grey levels by window
 const series = () => study.series[state.at];
 const facts = () => series().slices[state.index];
 const sized = () => (study.pixels.sizes.length ? { size: Math.max(...study.pixels.sizes) } : {});
-const loader = new SliceLoader((id) => {
-  const query = new URLSearchParams({ ...sized(), ...(study.pixels.version && { v: study.pixels.version }) });
+const pixelQuery = () => new URLSearchParams({ ...sized(), ...(study.pixels.version && { v: study.pixels.version }) });
+const urlOfSlice = (id) => {
+  const query = pixelQuery();
   return `${path("pixels", id)}${query.size ? `?${query}` : ""}`;
-});
+};
+const urlOfBlock = (ids) => {
+  if (!study.pixels.sizes.length) return null; // slices of files differ in size, and take a while each
+  const query = pixelQuery();
+  for (const id of ids) query.append("slice", id);
+  return `${path("pixels")}?${query}`;
+};
+const loader = new SliceLoader(urlOfSlice, { urlOfBlock });
 const predictions = new Predictions((of) => `${path("predictions", studyId)}?${new URLSearchParams({ of })}`, source.startsWith("folder@") ? path("predictions") : null);
 const address = new Address(() => addressOf(state, { slice: facts()?.id, series: series().series, several: study.series.length > 1, labels }));
 const reviews = new Reviews($("reviews"), source, () => showCurves());
@@ -376,7 +384,7 @@ async function open() {
     }
   }
   const slices = study.series.reduce((sum, one) => sum + one.slices.length, 0);
-  $("summary").textContent = [files ? "opened files" : source, study.patient && `patient ${study.patient}`, study.fold != null && `fold ${study.fold}`, `${study.series.length} series, ${slices} slice${slices === 1 ? "" : "s"}`].filter(Boolean).join(" · ");
+  $("summary").textContent = [files ? "opened files" : source, study.patient && `patient ${study.patient}`, study.fold != null && `fold ${foldText(study.fold)}`, `${study.series.length} series, ${slices} slice${slices === 1 ? "" : "s"}`].filter(Boolean).join(" · ");
   if (study.pixels.problem) showNotice(study.pixels.problem, study.pixels.remedy);
   $("defects").hidden = study.defects.length === 0;
   $("defects").querySelector("ul").replaceChildren(...study.defects.map((one) => made("li", [one.defect, one.detail].filter(Boolean).join(": "))));
