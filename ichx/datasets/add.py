@@ -60,7 +60,7 @@ class AddRequest:
 
     name: str
     source: Path
-    """A folder, a zip, a folder in a zip, or a DICOM file."""
+    """A folder, a zip, a folder in a zip, or a DICOM or NIfTI file."""
     labels: Path | None = None
     """Label CSV: makes the dataset trainable."""
     test_of: str | None = None
@@ -207,7 +207,7 @@ def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     reasons = catalog["defect"].value_counts()
     files = format_count(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
-        raise InvalidInputError(f"None of {files} in {source} is DICOM.", "Give the folder with the DICOM files.")
+        raise InvalidInputError(f"None of {files} in {source} is DICOM or NIfTI.", "Give the folder with these files.")
     raise InvalidInputError(
         f"No usable CT slice in {source}: {files} with defects, {format_defects(catalog)}.",
         "Give a folder with CT slices.",
