@@ -47,7 +47,7 @@ _VOLUME: Final = re.compile(r"\.nii(?:\.gz)?(?:#\d+)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Overlap:
+class PatientOverlap:
     """How many patients of a dataset are also in another one."""
 
     dataset: str
@@ -134,7 +134,7 @@ def matching_slices(slices: pd.DataFrame, slice_ids: "pd.Series[str]") -> npt.ND
 
 def find_overlaps(
     project: "Project", skip: Collection[str | None], keys: pd.DataFrame, slices: pd.DataFrame
-) -> tuple[list[Overlap], list[str]]:
+) -> tuple[list[PatientOverlap], list[str]]:
     """Return in which other datasets of the workspace the patients of a dataset are, and why some could not be read.
 
     Args:
@@ -163,7 +163,7 @@ def find_overlaps(
         if len(pairs):
             counts = pairs.groupby("kind")["patient"].nunique()
             by = {kind: int(counts[kind]) for kind in KINDS if kind in counts.index}
-            found.append(Overlap(dataset.name, version.number, int(pairs["patient"].nunique()), total, by))
+            found.append(PatientOverlap(dataset.name, version.number, int(pairs["patient"].nunique()), total, by))
     return found, unread
 
 
