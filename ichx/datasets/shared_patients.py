@@ -1,26 +1,17 @@
-"""Patients that two dataset versions have in common, by the keyed hashes of their ids or by slice ids."""
+"""Patients that some slices of two dataset versions have in common; who is the same is decided in `overlap`."""
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.catalog import hash_ids
-from ichx.datasets.identity import of_known_patients
+from ichx.datasets.overlap import load_identity, matching_patients, matching_slices
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ichx.store import DatasetVersion
     from ichx.workspace import Workspace
-
-
-def hashed_patient_ids(workspace: "Workspace", version: "DatasetVersion", slices: pd.DataFrame) -> pd.DataFrame:
-    """Return the ids of patient and study of `slices` as keyed hashes, also of a version that stores ids."""
-    ids = slices[["patient", "patient_id", "study"]]
-    if not version.summary.get("keep_ids"):
-        return ids
-    key = workspace.privacy_key()
-    return pd.DataFrame({name: hash_ids(ids[name], key).where(ids[name] != "", "") for name in ids})
 
 
 def of_shared_patients(
@@ -29,10 +20,10 @@ def of_shared_patients(
     slices: pd.DataFrame,
     other: "DatasetVersion",
     known: pd.DataFrame,
-) -> npt.NDArray[np.bool_]:
+) -> "npt.NDArray[np.bool_]":
     """Return which `slices` of `version` are of patients with slices among `known`, those of `other`, `(N,)`."""
-    ids, others = hashed_patient_ids(workspace, version, slices), hashed_patient_ids(workspace, other, known)
-    by_study = "study" in (version.summary.get("group_by"), other.summary.get("group_by"))
-    same = of_known_patients(ids, others, by_study=by_study) | slices["slice_id"].isin(known["slice_id"]).to_numpy()
-    found: npt.NDArray[np.bool_] = slices["patient"].isin(slices["patient"][same]).to_numpy(bool)
+    keys, others = load_identity(workspace, version), load_identity(workspace, other)
+    same = matching_patients(keys, others[others["patient"].isin(known["patient"])])
+    names = set(same["patient"]) | set(slices["patient"][matching_slices(slices, known["slice_id"])])
+    found: npt.NDArray[np.bool_] = slices["patient"].isin(names).to_numpy(bool)
     return found

@@ -29,6 +29,7 @@ from ichx.datasets.dataset import (
 from ichx.datasets.fold_labels import PSEUDO, TRANSDUCTIVE, FoldLabels, training_label_digest
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
+from ichx.datasets.overlap import load_identity, write_identity
 from ichx.datasets.shared_patients import of_shared_patients
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError
 from ichx.evaluation.choices import views_of
@@ -296,6 +297,7 @@ def _store(project: "Project", name: str, data: LoadedDataset, made: _Labels) ->
         by_patient = pd.DataFrame({"patient": slices["patient"], "fold": folds}).drop_duplicates()
         write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
         made.labels.write(folder)
+        write_identity(load_identity(project.workspace, of), folder)
         if made.blends is not None:
             write_blends(folder, made.blends)
 
