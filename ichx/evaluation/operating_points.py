@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, NotReadyError
 from ichx.evaluation.bootstrap import DRAWS, Interval, draw_weights, percentile_interval
 from ichx.evaluation.call_scores import CallScores, call_scores
-from ichx.evaluation.choices import Average, Pooling, Tta
+from ichx.evaluation.choices import Average, Pooling, Tta, check_average, check_tta
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import OofTable, read_oof
@@ -105,7 +105,7 @@ def choose_threshold(
         IchxError: The predictions cannot be read; see `read_oof`.
     """
     check_request(request)
-    table = _oof(project, subject, request)
+    table = subject_oof(project, subject, request.tta, request.average)
     truth, p, patients = of_unit(
         request, table.labels, table.probabilities, table.patients, table.studies, table.study_probabilities
     )
@@ -197,9 +197,14 @@ def apply_thresholds(
     return found
 
 
+def oof_digest(project: "Project", subject: Subject, tta: str, average: str) -> str:
+    """Return 16 hex digits of the OOF predictions and labels of `subject`."""
+    return _digest(subject_oof(project, subject, tta, average))
+
+
 def is_current(project: "Project", subject: Subject, stored: ChosenThreshold) -> bool:
     """Return whether the OOF predictions are still those that the threshold was chosen on."""
-    return _digest(_oof(project, subject, stored.request)) == stored.digest
+    return oof_digest(project, subject, stored.request.tta, stored.request.average) == stored.digest
 
 
 def of_unit(
@@ -284,9 +289,14 @@ def _thresholds(
     return found
 
 
-def _oof(project: "Project", subject: Subject, request: ThresholdRequest) -> OofTable:
+def subject_oof(project: "Project", subject: Subject, tta: str, average: str) -> OofTable:
+    """Return the OOF predictions of an experiment, or those that the creation of an ensemble stored.
+
+    Raises like `read_oof` and `read_ensemble_oof`.
+    """
     if not subject.ensemble:
-        return read_oof(project, project.store.experiment(subject.number), request.tta, average=request.average)
+        experiment = project.store.experiment(subject.number)
+        return read_oof(project, experiment, check_tta(tta), average=check_average(average))
     return read_ensemble_oof(project, project.store.ensemble(subject.number)).oof
 
 
