@@ -67,7 +67,7 @@ def check_dataset(
     version = project.store.version(name, number)
     catalog = load_catalog(project.workspace, version)
     source = path_of(version.source)
-    drift = find_drift(list_added_files(source), catalog)
+    drift = find_drift(list_added_files(source).matching(version.summary.get("include", "")), catalog)
     drift.raise_if_changed(source)
     folder = project.workspace.root / version.path
     try:

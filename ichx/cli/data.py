@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ichx.cli.confirmation import confirmed
+from ichx.cli.data_formats import list_formats, write_layout
 from ichx.cli.data_reviews import list_reviews
 from ichx.cli.data_views import print_added, print_dataset, print_decode_check
 from ichx.cli.folds import folds as show_or_import_folds
@@ -36,7 +37,12 @@ app = typer.Typer(help="Datasets: add, inspect, check and cache CT slices.", no_
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="Name of the dataset; a known name gets a new version.")],
-    path: Annotated[Path, typer.Argument(help="Folder or zip with DICOM files; ZIP/FOLDER for a part of a zip.")],
+    path: Annotated[
+        Path, typer.Argument(help="Folder or zip with DICOM or NIfTI files; ZIP/FOLDER for a part of a zip.")
+    ],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Format of a public dataset; `ichx data formats` lists them.")
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Label CSV: `ID,Label`, or `image` and six columns; .gz, ZIP/CSV.")
     ] = None,
@@ -79,6 +85,7 @@ def add(
         folds=folds,
         fold_seed=fold_seed,
         keep_ids=keep_ids,
+        format=format_,
         group_by=group_by,
     )
     with session(writes=True) as project, progress("reading headers") as report:
@@ -204,13 +211,24 @@ def phantom(
     size: Annotated[int, typer.Option(help="Rows and columns of a slice.")] = 512,
     test_patients: Annotated[int, typer.Option(help="Number of further patients, for a test set.")] = 0,
     prevalence: Annotated[list[str] | None, typer.Option(help="LABEL=SHARE of positive slices; repeatable.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Format of a public dataset to imitate; `ichx data formats` lists them.")
+    ] = None,
 ) -> None:
     """Write synthetic head CT studies with hemorrhages.
 
-    Writes DICOM files in the RSNA layout, the label CSV and masks.
+    Writes DICOM files in the RSNA layout, the label CSV and masks; with `--layout` the folders, names and tables of
+    another public dataset.
 
     Example: `ichx data phantom phantom --patients 40 --seed 7 --prevalence any=0.4`
+
+    Example: `ichx data phantom ct-ich --layout ct-ich --patients 8 --size 64`
     """
+    if layout is not None:
+        if test_patients or prevalence:
+            raise typer.BadParameter("--layout excludes --test-patients and --prevalence.")
+        write_layout(folder, layout, patients, seed, size)
+        return
     from ichx.phantom.dicom_files import write_phantom
     from ichx.text import format_command
 
@@ -332,6 +350,7 @@ def cache(
     raise_if_damaged(name, verified)
 
 
+app.command("formats")(list_formats)
 app.command("folds")(show_or_import_folds)
 app.command("reviews")(list_reviews)
 

@@ -109,7 +109,7 @@ def print_prevalences(title: str, total: dict[str, Any], folds: Sequence[dict[st
     parts = [total, *folds]
     rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
     rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in total["prevalences"]]
-    columns = ("", "all", *(f"fold {part['fold']}" for part in folds))
+    columns = ("", "all", *("train only" if part["fold"] < 0 else f"fold {part['fold']}" for part in folds))
     print_table(title, columns, rows, caption=caption, split=True)
 
 

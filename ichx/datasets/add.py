@@ -24,7 +24,10 @@ from ichx.datasets.catalog import (
     write_parquet,
 )
 from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, SAMPLE_FILE, folds_file, load_catalog, load_dataset
+from ichx.datasets.file_ids import with_file_ids
 from ichx.datasets.folds import assign_folds, fold_digest, rare_labels
+from ichx.datasets.formats.contract import FormatContents
+from ichx.datasets.formats.registry import read_format
 from ichx.datasets.id_matching import IdMatch, join_labels, match_images
 from ichx.datasets.identity import GroupBy
 from ichx.datasets.ingest import ACQUISITION, ProgressCallback, scan_source
@@ -66,6 +69,8 @@ class AddRequest:
     fold_seed: int = 0
     keep_ids: bool = False
     """Store patient, study and series ids instead of their keyed hashes."""
+    format: str | None = None
+    """Name of the format of `source`, see `ichx.datasets.formats`."""
     group_by: GroupBy = "patient"
     """What counts as a patient: `study` ignores the PatientIDs, for files in which they are placeholders."""
 
@@ -85,6 +90,8 @@ class AddReport:
 class _Prepared:
     """What a version consists of."""
 
+    source: Path
+    """What was scanned: `AddRequest.source`, or the folder in it that has the slices."""
     catalog: pd.DataFrame
     slices: pd.DataFrame
     summary: dict[str, Any]
@@ -229,7 +236,9 @@ def _prepare(
     table = read_labels(request.labels) if request.labels else None
     sample = read_sample(request.sample) if request.sample else None
     source = absolute_path(request.source)
-    scan = scan_source(source, progress=progress)
+    contents = read_format(request.format, source) if request.format else FormatContents()
+    source = source / contents.folder
+    scan = with_file_ids(scan_source(source, include=contents.include, progress=progress), contents.ids)
     catalog, counts = build_catalog(scan, project.workspace.privacy_key(), request.group_by, keep_ids=request.keep_ids)
     require_usable_slices(source, catalog)
     match = None
@@ -239,6 +248,9 @@ def _prepare(
     summary = summarize(catalog) | counts | {"keep_ids": request.keep_ids}
     if request.group_by != "patient":
         summary["group_by"] = request.group_by
+    if request.format:
+        summary |= {"format": request.format, "include": contents.include}
+        report.add_notes(request.format, contents.notes)
     report.add_catalog(catalog, slices, summary)
     if table is not None and match is not None:
         report.add_labels(table, match)
@@ -256,7 +268,7 @@ def _prepare(
         by_study = "study" in (request.group_by, train.version.summary.get("group_by"))
         report.add_shared(slices, train.slices, request.test_of, by_study=by_study)
     folds = _assign_folds(slices, request, report) if table is not None and request.folds else None
-    return _Prepared(catalog, slices, summary, folds, masks, sample)
+    return _Prepared(source, catalog, slices, summary, folds, masks, sample)
 
 
 def _assign_folds(slices: pd.DataFrame, request: AddRequest, report: IngestReport) -> npt.NDArray[np.int16]:
@@ -288,7 +300,7 @@ def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
     return VersionDraft(
         dataset=request.name,
         test_of=request.test_of,
-        source=printable_path(absolute_path(request.source)),
+        source=printable_path(prepared.source),
         path="",
         digest=catalog_digest(prepared.catalog),
         label_digest=label_digest(slices) if labelled else None,

@@ -16,6 +16,7 @@ import pandas as pd
 
 from ichx.datasets.catalog import read_catalog, usable_slices
 from ichx.datasets.decode_findings import describe_findings, read_findings
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import masks_by_row
 from ichx.datasets.series import describe_geometry, describe_series
@@ -82,6 +83,8 @@ def load_folds(
 ) -> npt.NDArray[np.int16]:
     """Return the fold of each row of the version's slices, (n,); `slices` are those if they are loaded already.
 
+    Folds are 0 to k - 1, or `TRAIN_ONLY` for slices that train in every fold and are scored in none.
+
     Raises `ChangedDataError` if the file was removed or does not have one fold for each slice, and like `load_catalog`.
     """
     slices = load_version(workspace, version).slices if slices is None else slices
@@ -92,7 +95,7 @@ def load_folds(
         problem = f"it does not have one fold per {owner}"
     else:
         found = folds.set_index(owner)["fold"].reindex(slices[owner])
-        missing = slices["slice_id"].to_numpy(object)[~found.between(0, fold_set.k - 1).to_numpy()]
+        missing = slices["slice_id"].to_numpy(object)[~found.between(TRAIN_ONLY, fold_set.k - 1).to_numpy()]
         if not len(missing):
             return found.to_numpy(np.int16)
         problem = f"{format_count(len(missing), 'slice')} without a fold{format_examples(map(str, missing))}"

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ichx.datasets import csv_text
 from ichx.datasets.csv_text import line, list_rows
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.errors import InvalidInputError
 
 PATIENT_COLUMNS: Final = ["patientid", "patient"]
@@ -33,7 +34,7 @@ class FoldTable:
     ids: npt.NDArray[np.object_]
     """(N,) distinct ids in the order of their first rows."""
     folds: npt.NDArray[np.int16]
-    """(N,) from 0 to `k` - 1."""
+    """(N,) from 0 to `k` - 1, or `TRAIN_ONLY`."""
     k: int
     id_column: str
     of_patients: bool
@@ -48,8 +49,8 @@ class FoldTable:
 def read_folds(path: Path) -> FoldTable:
     """Return the folds in the CSV at `path`, one row per slice or per patient.
 
-    Raises `InvalidInputError` for missing columns or ids, rows that disagree and folds other than 0 to k - 1 or 1 to k,
-    and like `read_text_columns`.
+    Slices with the fold -1 train in every fold and are scored in none. Raises `InvalidInputError` for missing columns
+    or ids, rows that disagree and folds other than -1 and 0 to k - 1 or 1 to k, and like `read_text_columns`.
     """
     table = csv_text.read_text_columns(path, "A CSV of folds", FORMS)
     id_at, of_patients, fold_at = _find_columns(path, table.column_names)
@@ -65,7 +66,7 @@ def read_folds(path: Path) -> FoldTable:
         "patient" if of_patients else "id",
         what,
         disagree,
-        lambda i: f"{ids[i]} in {_format_numbers(values[row_id == i] + one_based)}",
+        lambda i: f"{ids[i]} in {_format_numbers(_written(values[row_id == i], one_based=one_based))}",
     )
     csv_text.raise_csv_problems(path, problems, f"Correct the file. A CSV of folds has {FORMS}.")
     return FoldTable(
@@ -111,17 +112,22 @@ def _fold_numbers(table: pa.Table, fold_at: int, problems: list[str]) -> tuple[n
         np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.floor(numbers)))),
         lambda row: f"{line(table, row)}: {texts[row].as_py()!r}",
     )
-    distinct = np.unique(numbers)
     if not found:
-        first, k = int(distinct[0]), len(distinct)
-        if first in (0, 1) and int(distinct[-1]) == first + k - 1 and 2 <= k <= MAX_FOLDS:
-            return (numbers - first).astype(np.int16), k, first == 1
+        scored = np.unique(numbers[numbers != TRAIN_ONLY])
+        first, k = int(scored[0]) if len(scored) else TRAIN_ONLY, len(scored)
+        if first in (0, 1) and int(scored[-1]) == first + k - 1 and 2 <= k <= MAX_FOLDS:
+            return np.where(numbers == TRAIN_ONLY, TRAIN_ONLY, numbers - first).astype(np.int16), k, first == 1
         found = [
-            f"invalid fold numbers {_format_numbers(distinct)}: use 0 to k - 1 or 1 to k without gaps, "
-            f"for 2 to {MAX_FOLDS} folds"
+            f"invalid fold numbers {_format_numbers(numbers)}: use 0 to k - 1 or 1 to k without gaps, "
+            f"for 2 to {MAX_FOLDS} folds, and {TRAIN_ONLY} for slices that train in every fold"
         ]
     problems += found
     return np.zeros(len(numbers), np.int16), 0, False
+
+
+def _written(folds: npt.NDArray[np.int16], *, one_based: bool) -> npt.NDArray[np.int16]:
+    """Return `folds` as the file numbers them."""
+    return np.where(folds == TRAIN_ONLY, folds, folds + one_based).astype(np.int16)
 
 
 def _format_numbers(values: npt.NDArray[Any]) -> str:

@@ -21,10 +21,11 @@ from ichx.datasets.catalog import hash_ids, usable_slices, write_parquet
 from ichx.datasets.csv_text import list_rows, raise_csv_problems
 from ichx.datasets.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
 from ichx.datasets.fold_csv import FoldTable, read_folds
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import Leak, find_leaks, fold_digest
 from ichx.datasets.id_matching import COLUMN_NAMES, spell_like
 from ichx.datasets.ingest import file_stem
-from ichx.datasets.summary import summarize_folds
+from ichx.datasets.summary import prevalences, summarize_folds
 from ichx.errors import ConflictError, InvalidInputError
 from ichx.files import write_with
 from ichx.store import DatasetVersion, FoldDraft, FoldSet, VersionDraft
@@ -93,6 +94,8 @@ def import_folds(
     match = _match(version, slices, table, path, key)
     messages = _check_match(version, catalog, slices, match, path)
     folds = table.folds[match.row]
+    if train_only := int((folds == TRAIN_ONLY).sum()):
+        messages.append(f"{format_count(train_only, 'slice')} train in every fold and are scored in none (fold -1).")
     ids = slices["slice_id"].to_numpy(object)
     leaks = find_leaks(ids, slices["patient"].to_numpy(object), folds)
     warnings = []
@@ -155,8 +158,8 @@ def describe_folds(
     """Return a description of the folds of a version (the newest), or only of those called `name`.
 
     `version`; `group_by`, `patient` or `study`; `fold_sets`, each with its row in the store, whether it is the
-    `default`, the `prevalences` of all slices, the largest relative `deviation` of a fold's prevalence from them (None
-    if no label has positives), its `folds` (see `ichx.datasets.summary`) and its `leaks`.
+    `default`, the `prevalences` of all slices, the largest relative `deviation` of a fold's prevalence from that of
+    all scored slices (None if no label has positives), its `folds` (see `ichx.datasets.summary`) and its `leaks`.
 
     Raises:
         NotFoundError: There is no such dataset, version or fold set.
@@ -183,8 +186,14 @@ def describe_fold_sets(
     for fold_set in fold_sets:
         assigned = load_folds(workspace, version, fold_set, slices)
         folds = summarize_folds(slices, assigned, fold_set.k)
+        scored = overall
+        if (assigned == TRAIN_ONLY).any():
+            scored = prevalences(slices[assigned != TRAIN_ONLY])
         deviations = [
-            abs(fold["prevalences"][label] / share - 1) for fold in folds for label, share in overall.items() if share
+            abs(fold["prevalences"][label] / share - 1)
+            for fold in folds[: fold_set.k]
+            for label, share in scored.items()
+            if share
         ]
         described.append(
             {

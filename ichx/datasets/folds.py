@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.errors import InvalidInputError
 from ichx.labels import LABELS
 from ichx.text import format_count
@@ -72,7 +73,8 @@ def rare_labels(patients: npt.NDArray[np.object_], labels: npt.NDArray[np.float3
 
 
 def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int16], k: int) -> npt.NDArray[np.float64]:
-    """Return the share of positive slices per fold and label, (k, 6); NaN for a fold without slices."""
+    """Return the share of positive slices per fold from 0 and label, (k, 6); NaN for a fold without slices."""
+    labels, folds = labels[folds >= 0], folds[folds >= 0]
     slices = np.bincount(folds, minlength=k).astype(float)
     positives = np.stack([np.bincount(folds, weights=labels[:, i] > 0.5, minlength=k) for i in range(len(LABELS))], 1)
     shares = np.divide(positives, slices[:, None], out=np.full(positives.shape, np.nan), where=slices[:, None] > 0)
@@ -96,19 +98,20 @@ def find_leaks(
 ) -> list[Leak]:
     """Return the patients with slices in more than one fold, those with the most slices first.
 
-    The arguments are (N,). Raises `ValueError` for a negative fold.
+    `TRAIN_ONLY` counts as a fold: its slices train every fold that scores other slices of the patient. The arguments
+    are (N,). Raises `ValueError` for another negative fold.
     """
-    if len(folds) and folds.min() < 0:
+    if len(folds) and folds.min() < TRAIN_ONLY:
         raise ValueError("a slice has no fold")
     codes, names = pd.factorize(patients)
-    k = int(folds.max()) + 1
-    cell, first, count = np.unique(codes * k + folds, return_index=True, return_counts=True)
+    k = int(folds.max(initial=TRAIN_ONLY)) + 2
+    cell, first, count = np.unique(codes * k + folds + 1, return_index=True, return_counts=True)
     owner, starts, parts = np.unique(cell // k, return_index=True, return_counts=True)
     leaks = []
     for split in np.flatnonzero(parts > 1):
         of_patient = range(starts[split], starts[split] + parts[split])
-        sizes = {int(cell[c] % k): int(count[c]) for c in of_patient}
-        examples = {int(cell[c] % k): str(slice_ids[first[c]]) for c in of_patient}
+        sizes = {int(cell[c] % k) - 1: int(count[c]) for c in of_patient}
+        examples = {int(cell[c] % k) - 1: str(slice_ids[first[c]]) for c in of_patient}
         leaks.append(Leak(str(names[owner[split]]), sum(sizes.values()), sizes, examples))
     return sorted(leaks, key=lambda leak: (-leak.slices, leak.patient))
 

@@ -16,6 +16,7 @@ from ichx.ct.acquisition import Acquisition
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
 from ichx.datasets.sources import FileLocation, list_files
 from ichx.datasets.zip_archive import MemberStream
+from ichx.errors import InvalidInputError
 from ichx.worker_pool import map_in_processes, worker_count
 
 ProgressCallback = Callable[[int, int], None]
@@ -82,7 +83,7 @@ class ScanJob:
 
 
 def scan_source(
-    source: Path, *, progress: ProgressCallback | None = None, processes: int | None = None
+    source: Path, *, include: str = "", progress: ProgressCallback | None = None, processes: int | None = None
 ) -> pd.DataFrame:
     """Return one row per slice or excluded file of `source`, sorted by name, with the columns of `SCANNED`.
 
@@ -91,14 +92,17 @@ def scan_source(
 
     Args:
         source: See `list_files`.
+        include: Regular expression that is found in the names of the files to read; all files if empty.
         progress: Receives (done, total) files.
         processes: Worker processes for many files; one per core when None. The result does not depend on it.
 
     Raises:
         IchxError: See `list_files`.
     """
-    files = list_files(source)
+    files = list_files(source).matching(include)
     total = len(files.names)
+    if not total:
+        raise InvalidInputError(f"{source} has no file with slices.", "Give the folder with the slices.")
     workers = worker_count(processes or (None if total >= PARALLEL_FROM else 1), -(-total // CHUNK))
     chunks = (range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK))
     jobs = (ScanJob(c.start, tuple(files.names[c.start : c.stop]), tuple(map(files.locate, c))) for c in chunks)

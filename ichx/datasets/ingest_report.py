@@ -1,5 +1,6 @@
 """Messages and warnings about the files, labels, masks and sample of a new version. They are shown by `ichx.cli`."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,10 @@ class IngestReport:
     def warn(self, warning: str) -> None:
         """Add a warning."""
         self.warnings.append(warning)
+
+    def add_notes(self, name: str, notes: Iterable[str]) -> None:
+        """Report the `notes` of the format `name`."""
+        self.messages += [f"{name}: {note}" for note in notes]
 
     def add_catalog(self, catalog: pd.DataFrame, slices: pd.DataFrame, summary: dict[str, Any]) -> None:
         """Report the counts of `catalog`, its excluded files, and the geometry of its usable `slices`."""

@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.errors import InvalidInputError
 from ichx.labels import LABELS
 
-EXCLUDED = -1
-"""Fold of the slices of patients outside the subset."""
+EXCLUDED = -2
+"""Fold, only in memory, of the slices of patients outside the subset."""
 
 
 def subset_folds(
@@ -28,7 +29,7 @@ def subset_folds(
         seed: Seed of the sample.
 
     Raises:
-        InvalidInputError: A fold would have no patient.
+        InvalidInputError: A fold would have no patient. `TRAIN_ONLY` may have none.
     """
     if share >= 1:
         return folds
@@ -54,7 +55,7 @@ def subset_folds(
         # One of each 1 / share consecutive patients; adding 1/2 centres the choice within them.
         steps = np.floor(np.arange(len(ordered) + 1) * share + 0.5)
         chosen = ordered[np.diff(steps) > 0]
-        if len(chosen) == 0:
+        if len(chosen) == 0 and int(group.index[0][0]) != TRAIN_ONLY:
             raise InvalidInputError(
                 f"A share of {share:g} of the {len(ordered)} patients of fold {fold} contains no patient.",
                 "Use a larger share.",

@@ -90,6 +90,15 @@ class FileList:
     fingerprints: npt.NDArray[np.int64] | None = None
     """(N, 2) bytes and CRC-32 of a zip's members; None for a folder, whose files have to be read."""
 
+    def matching(self, pattern: str) -> "FileList":
+        """Return the files in whose names the regular expression `pattern` is found."""
+        if not pattern:
+            return self
+        search = re.compile(pattern).search
+        numbers = [number for number, name in enumerate(self.names) if search(name)]
+        prints = None if self.fingerprints is None else self.fingerprints[numbers]
+        return FileList([self.names[n] for n in numbers], lambda n: self.locate(numbers[n]), prints)
+
 
 def list_files(source: Path) -> FileList:
     """Return the files of `source`: a folder, a zip, a folder in a zip, named like `data.zip/train`, or a DICOM file.

@@ -32,7 +32,8 @@ ASSUMED: Final = ("window_missing", "intercept_repaired")
 """Assumptions that have a column in a catalog."""
 GEOMETRY: Final = ("rows", "columns", "spacing_row", "spacing_column", "pos_z", "position", "step")
 FILE: Final = ("file", "bytes", "mtime_ns", "frame")
-NO_FOLD, SEVERAL_FOLDS = -1, -2
+NO_FOLD, SEVERAL_FOLDS = -3, -2
+"""Next to `ichx.datasets.fold_numbers.TRAIN_ONLY`, -1."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ichx.cache.build import find_cache
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.catalog import catalog_digest, label_digest, usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import IchxError
@@ -147,7 +148,10 @@ class _Auditor(Checks):
             raise WrongError(f"{problem}; the score {mark} marked as leaky")
         if self.experiment.leaked or self.fold_set.leaking_patients:
             raise WrongError("the folds are recorded as leaky, and the fold file splits no patient")
-        return f"each of {format_count(int(slices['patient'].nunique()), 'patient')} is in one fold", None
+        scored = int(slices["patient"][folds != TRAIN_ONLY].nunique())
+        others = int(slices["patient"].nunique()) - scored
+        also = f"; {others:,} other{'s' * (others > 1)} train in every fold and are scored in none" if others else ""
+        return f"each of {format_count(scored, 'patient')} is in one fold{also}", None
 
     def subset(self, slices: pd.DataFrame, folds: Folds, share: float) -> tuple[str, Folds]:
         """Return the folds of a training on a share of the patients."""

@@ -164,7 +164,7 @@ def fold_problems(
     Args:
         predicted: Ids of the predicted slices.
         slice_ids: Ids of the dataset's slices, `(N,)`.
-        folds: The fold of each of these, `(N,)`. `fold` trained on those of other folds.
+        folds: The fold of each of these, `(N,)`. `fold` trained on those of other folds and on those without a fold.
         fold: The fold that predicted.
         recorded: Number of predictions that were recorded, fewer than the fold's slices if some cannot be decoded.
     """

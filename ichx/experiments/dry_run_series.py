@@ -11,6 +11,7 @@ import numpy as np
 from ichx.cache.build import plan_caches
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.patient_subset import EXCLUDED
 from ichx.errors import NotReadyError
 from ichx.evaluation.feature_tables import table_bytes
@@ -75,7 +76,9 @@ def dry_run_sequence(
         lambda: build_network(prepared.plugin, recipe, data.widths(recipe)), recipe, feed, recipe.batch, hardware
     )
     for fold in train:
-        learnt = np.flatnonzero(inside & (of_series != fold)) if widths else every
+        # Slices of `TRAIN_ONLY` have no out-of-fold logits.
+        known = inside & (of_series != TRAIN_ONLY) if "logits" in prepared.kinds else inside
+        learnt = np.flatnonzero(known & (of_series != fold) if widths else known)
         of_fold = SequenceFeed(data, recipe, fold=fold, training_series=learnt)
         own = len(feed.rows(np.flatnonzero(of_series == fold)))
         for at, stage in enumerate(recipe.stage):

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,7 @@ import pandas as pd
 from ichx import __version__
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.id_matching import match_images
 from ichx.errors import InvalidInputError, check_name, raise_problems
 from ichx.evaluation.logistic import model_logits
@@ -124,6 +125,7 @@ def register_external(project: "Project", request: ExternalRequest) -> Registere
     oof = _match(project, version, request.oof, request, problems, notes)
     if oof is not None:
         assigned = load_folds(project.workspace, version, fold_set, oof.slices)
+        oof = _scored(oof, assigned, notes)
         finished = _finished_folds(oof, assigned, fold_set.name, problems)
     tests = [_match(project, sets[name], path, request, problems, notes) for name, path in request.tests.items()]
     for test in tests:
@@ -188,6 +190,17 @@ def _match(
         notes.append(f"{path.name}: ignored {format_count(match.defective, 'slice')} that {name} excludes.")
     known = np.flatnonzero(row_of[code] >= 0)
     return _Matched(path, version, slices, table.take(known), row_of[code][known])
+
+
+def _scored(oof: _Matched, assigned: npt.NDArray[np.int16], notes: list[str]) -> _Matched:
+    """Return the predictions of slices that a fold scores; note the others, which every fold trains on."""
+    trained = assigned[oof.row] == TRAIN_ONLY
+    if not trained.any():
+        return oof
+    count = format_count(int(trained.sum()), "slice")
+    notes.append(f"{oof.path.name}: ignored {count} with the fold -1, which train in every fold.")
+    kept = np.flatnonzero(~trained)
+    return replace(oof, table=oof.table.take(kept), row=oof.row[kept])
 
 
 def _finished_folds(oof: _Matched, assigned: npt.NDArray[np.int16], name: str, problems: list[str]) -> list[int]:

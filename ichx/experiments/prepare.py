@@ -126,7 +126,7 @@ class PreparedExperiment:
         return {"fits": pins(self.experiment)}
 
     def training_rows(self, fold: int) -> Rows:
-        """Return the decodable slices of the other folds."""
+        """Return the decodable slices of the other folds, and of those that train in every fold."""
         return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid)
 
     def validation_rows(self, fold: int) -> Rows:

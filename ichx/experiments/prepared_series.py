@@ -4,7 +4,8 @@ Fold k reads pooled features of the members' fold-k networks, or logits that the
 It never reads outputs for fold k of a network that was trained on fold k.
 
 With features, its heads learn from the training patients of fold k. With logits alone they learn from all patients
-but a part of fold k, which they predict: each part has separate heads.
+but a part of fold k, which they predict: each part has separate heads. Slices that train in every fold have features
+and no OOF logits, so heads that read logits do not learn from them.
 """
 
 import hashlib

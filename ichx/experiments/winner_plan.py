@@ -168,7 +168,7 @@ class _Images:
             validated += len(rows) * int((self._fold_of == fold).sum())
         on_tests = views * networks * self._folds * sum(len(one.slices) for one in self._tests)
         # The last validation is the first view, unless several networks predict together.
-        predict = validated + (views * networks - (networks == 1)) * len(self._data.slices) + on_tests
+        predict = validated + (views * networks - (networks == 1)) * int((self._fold_of >= 0).sum()) + on_tests
         measure = find_measure(recipe)
         seconds = None if measure is None else train / measure.train_rate + predict / measure.predict_rate
         image = recipe.input

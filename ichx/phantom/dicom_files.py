@@ -100,11 +100,11 @@ def write_phantom(
         StorageError: The folder cannot be written.
         ResourceError: The disk has too little space for the studies.
     """
-    _check_arguments(patients, test_patients, seed, size, processes)
+    check_size(patients, test_patients, seed, size, processes)
     wanted = dict(CHALLENGE_PREVALENCE if prevalence is None else prevalence)
     combination_chances(tuple(sorted(wanted.items())))
     folder = absolute_path(folder)
-    with _draft(folder, patients + test_patients, size) as draft:
+    with phantom_folder(folder, patients + test_patients, size) as draft:
         folders = ([TRAIN_FOLDER, TRAIN_MASKS] if patients else []) + ([TEST_FOLDER] if test_patients else [])
         for name in folders:
             (draft / name).mkdir()
@@ -155,7 +155,8 @@ class _Job:
     prevalence: dict[str, float]
 
 
-def _check_arguments(patients: int, test_patients: int, seed: int, size: int, processes: int | None) -> None:
+def check_size(patients: int, test_patients: int, seed: int, size: int, processes: int | None = None) -> None:
+    """Raise `InvalidInputError` with all invalid arguments of a phantom."""
     problems = []
     if patients < 0 or test_patients < 0 or patients + test_patients == 0:
         problems.append(f"{patients} patients and {test_patients} test patients: give 1 or more of either")
@@ -181,7 +182,7 @@ def _require_space(folder: Path, patients: int, size: int) -> None:
 
 
 @contextmanager
-def _draft(folder: Path, patients: int, size: int) -> Iterator[Path]:
+def phantom_folder(folder: Path, patients: int, size: int) -> Iterator[Path]:
     """Yield a hidden sibling of `folder` that is renamed to `folder` at the end, or removed after an error.
 
     What a killed process has left of earlier drafts is removed.

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.errors import NotFoundError
 from ichx.labels import LABELS
 from ichx.store import Ensemble
@@ -29,7 +30,7 @@ def study(request: Request) -> Response:
     source = _source(request)
     found = source.study(request.path_params["study"])
     rows = source.index.slices(found["study"])
-    fold = found["fold"] if found["fold"] >= 0 else None
+    fold = found["fold"] if found["fold"] >= TRAIN_ONLY else None
     defects = [
         {"defect": one["defect"], "detail": one["detail"] or ""} for one in source.index.excluded(found["study"])
     ]
@@ -211,7 +212,7 @@ def _slice(
         "side": side,
         "header_window": None if row["window_missing"] else [row["window_centre"], row["window_width"]],
         "labels": _labels(row),
-        "fold": row["fold"] if row["fold"] >= 0 else None,
+        "fold": row["fold"] if row["fold"] >= TRAIN_ONLY else None,
         "flags": [*_flags([row]), *row["assumptions"].split()],
         "mask": row["mask"],
         "reviews": reviews.get(row["slice_id"], 0),

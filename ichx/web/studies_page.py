@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.errors import InvalidInputError, NotReadyError
 from ichx.labels import LABELS
 from ichx.web.numbers import page_number, query_number
@@ -84,7 +85,8 @@ def select_studies(source: Source, query: QueryParams) -> Any:
             raise InvalidInputError(f"Unknown label: {label[:40]!r}.", f"Use one of {', '.join(LABELS)}.")
         counts = column_values(table[column])
         keep &= counts == 0 if negative else counts > 0
-    if (fold := query_number(query, "fold")) is not None:
+    fold = TRAIN_ONLY if query.get("fold") == str(TRAIN_ONLY) else query_number(query, "fold")
+    if fold is not None:
         keep &= column_values(table["fold"]) == fold
     if scanner:
         keep &= np.array([text == scanner for text in table["scanner"].to_pylist()], bool)
@@ -98,7 +100,7 @@ def select_studies(source: Source, query: QueryParams) -> Any:
 def _choices(source: Source) -> dict[str, list[str]]:
     """Return the values that filters can have."""
     table = source.index.studies
-    folds = sorted({fold for fold in table["fold"].to_pylist() if fold >= 0})
+    folds = sorted({fold for fold in table["fold"].to_pylist() if fold >= TRAIN_ONLY})
     flags = sorted({flag for text in set(table["flags"].to_pylist()) for flag in text.split()})
     return {
         "label": [*LABELS, "no any"] if any(count >= 0 for count in table["any"].to_pylist()) else [],

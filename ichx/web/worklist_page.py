@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation.worklist import AT_THRESHOLD, Kind, Worklist
 from ichx.labels import LABELS
@@ -200,7 +201,7 @@ def _row(site: Site, listed: Listed, at: int, filters: dict[str, str]) -> dict[s
         "at": at + 1,
         "slice": row["slice_id"],
         "study": row["study"],
-        "fold": row["fold"] if row["fold"] >= 0 else None,
+        "fold": row["fold"] if row["fold"] >= TRAIN_ONLY else None,
         "truth": None if row["any"] is None or row["any"] != row["any"] else truth,
         "probabilities": probabilities,
         "value": float(listed.found.values[at]),
@@ -234,7 +235,7 @@ def _csv_rows(listed: Listed) -> Iterator[list[object]]:
             ids[place],
             studies[study[place]],
             patients[place],
-            int(folds[place]) if folds[place] >= 0 else None,
+            int(folds[place]) if folds[place] >= TRAIN_ONLY else None,
             LABELS[label],
             None if np.isnan(truth[place]) else int(truth[place] > 0.5),
             *(None if np.isnan(one) else one for one in p or [np.nan]),

@@ -93,7 +93,7 @@ def test_order_and_duplicates_of_rows_are_irrelevant(tmp_path_factory: pytest.Te
         ("image,fold\na,0\nb,0\n", "numbers 0:"),
         ("image,fold\na,0\nb,1\nc,3\n", "numbers 0, 1, 3:"),
         ("image,fold\na,2\nb,3\n", "numbers 2, 3:"),
-        ("image,fold\na,-1\nb,0\nc,1\n", "numbers -1, 0, 1:"),
+        ("image,fold\na,-2\nb,0\nc,1\n", "numbers -2, 0, 1:"),
         ("image,fold\na,0\nb,train\nc,0.5\nd,\n", "3 rows .*line 3: 'train', line 4: '0.5', line 5: ''"),
         ("image,fold\na,0\n,1\n", "1 row .*line 3"),
         ("image,fold\na,1\nb,2\na,2\na,1\n", "1 id .*a in 1, 2"),

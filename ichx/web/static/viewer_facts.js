@@ -15,11 +15,14 @@ export function showFacts(list, slice, series, study, shown) {
     ["sides", slice.side ? `left of the image: ${slice.side.left}` : "unknown"],
     ["header window", window ? `${number(window[0])}, width ${number(window[1])} HU` : "missing: brain is used"],
     ["flags", [...slice.flags, ...series.flags].join(", ") || "none"],
-    ["fold", slice.fold ?? study.fold ?? "none"],
+    ["fold", foldText(slice.fold ?? study.fold)],
   ];
   if (slice.weight !== undefined && slice.weight !== null) rows.push(["weight", number(slice.weight)]);
   list.replaceChildren(...rows.flatMap(([name, value]) => [made("dt", name), made("dd", `${value}`)]));
 }
+
+/** Return a fold of the studies API in words; -1 trains in every fold. */
+export const foldText = (fold) => fold == null ? "none" : fold < 0 ? "none, trains in every fold" : `${fold}`;
 
 /** Write the probabilities of a slice into `table`: a row per label, the truth, and a column per curve of each pane. */
 export function showProbabilities(table, slice, labels, panes) {
