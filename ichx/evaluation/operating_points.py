@@ -129,7 +129,7 @@ def choose_threshold(
     )
     path = subject.folder(project) / THRESHOLDS_FILE
     with file_lock(path.with_suffix(".lock")):
-        stored = _read(path)
+        stored = read_thresholds(path)
         replaced = next((one for one in stored if one.key == chosen.key), None)
         _write(path, [*(one for one in stored if one.key != chosen.key), chosen])
     return chosen, replaced
@@ -137,16 +137,15 @@ def choose_threshold(
 
 def stored_thresholds(project: "Project", subject: Subject) -> list[ChosenThreshold]:
     """Return the stored thresholds of `subject`, sorted. Raises `CorruptFileError` if their file is damaged."""
-    return sorted(
-        _read(subject.folder(project) / THRESHOLDS_FILE), key=lambda one: (LABELS.index(one.key[0]), *one.key[1:])
-    )
+    stored = read_thresholds(subject.folder(project) / THRESHOLDS_FILE)
+    return sorted(stored, key=lambda one: (LABELS.index(one.key[0]), *one.key[1:]))
 
 
 def remove_threshold(project: "Project", subject: Subject, label: str, unit: Unit, tta: Tta) -> ChosenThreshold:
     """Remove a stored threshold and return it. Raises `NotFoundError` if there is none."""
     path = subject.folder(project) / THRESHOLDS_FILE
     with file_lock(path.with_suffix(".lock")):
-        stored = _read(path)
+        stored = read_thresholds(path)
         found = next((one for one in stored if one.key == (label, unit, tta)), None)
         if found is None:
             raise NotFoundError(
@@ -315,7 +314,8 @@ def _write(path: Path, chosen: list[ChosenThreshold]) -> None:
     write_text(path, json.dumps([asdict(one) for one in chosen], indent=1) + "\n", "the thresholds")
 
 
-def _read(path: Path) -> list[ChosenThreshold]:
+def read_thresholds(path: Path) -> list[ChosenThreshold]:
+    """Return the thresholds in a file; none if it does not exist. Raises `CorruptFileError`."""
     try:
         with open_file(path) as file:
             found = parse_json(file.read().decode())

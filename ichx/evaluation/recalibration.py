@@ -1,7 +1,7 @@
-"""Recalibration on a small local sample: a new intercept, and with enough patients a slope, for the logit of each label.
+"""Recalibration on a small local sample: a new intercept and, with enough patients, a slope for the logit of a label.
 
-logit p' = a + b logit p (Steyerberg et al., Statistics in Medicine 2004). With b > 0 it changes no ranking and no AUC. It is
-judged out of sample: each patient by a line that was fitted on others. Storage: `ichx.evaluation.recalibration_file`.
+logit p' = a + b logit p (Steyerberg et al., Statistics in Medicine 2004). With b > 0 it changes no ranking and no AUC.
+It is judged out of sample: each patient by a line that was fitted on others. `recalibration_file` stores it.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ Method = Literal["auto", "intercept", "slope"]
 Fitted = Literal["none", "intercept", "slope"]
 
 SLOPE_PATIENTS: Final = 50
-"""Patients with the label, and without, from which `auto` fits a slope: with fewer, its error exceeds what it corrects."""
+"""Patients with the label, and as many without, from which `auto` fits a slope: with fewer it is too uncertain."""
 GROUPS: Final = 10
 """Groups of patients of the judgement."""
 
@@ -132,13 +132,14 @@ def fit_recalibration(
 
 def fit_label(label: str, rows: LabelRows, method: Method | Fitted) -> LabelMap:
     """Return the map of one label; one with the method `none` and a reason if it cannot be fitted."""
-    fewest = MIN_PATIENTS
+    counts = []
     for truth, having in ((rows.truth, "with"), (~rows.truth, "without")):
         count = len(pd.unique(rows.patients[truth]))
         if count < MIN_IN_CLASS:
-            return LabelMap(label, "none", why=f"{format_count(count, 'patient')} {having} it, fewer than {MIN_IN_CLASS}")
-        fewest = min(fewest, count) if having == "without" else count
-    with_slope = fewest >= SLOPE_PATIENTS if method == "auto" else method == "slope"
+            why = f"{format_count(count, 'patient')} {having} it, fewer than {MIN_IN_CLASS}"
+            return LabelMap(label, "none", why=why)
+        counts.append(count)
+    with_slope = min(counts) >= SLOPE_PATIENTS if method == "auto" else method == "slope"
     return _fit(label, rows, with_slope=with_slope)
 
 
@@ -181,7 +182,7 @@ def _fit(label: str, rows: LabelRows, *, with_slope: bool) -> LabelMap:
         return LabelMap(label, "none", why="the probabilities separate the classes, or one is absent")
     intercept, slope = found
     if slope <= 0:
-        return LabelMap(label, "none", why=f"the fitted slope is {slope:.3f}: higher probabilities are not more often right")
+        return LabelMap(label, "none", why=f"the slope is {slope:.3f}: the probabilities do not rank it")
     return LabelMap(label, "slope" if with_slope else "intercept", intercept, slope)
 
 

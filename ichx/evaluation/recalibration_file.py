@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, InvalidInputError, NotFoundError, did_you_mean
+from ichx.errors import (
+    ChangedDataError,
+    ConflictError,
+    CorruptFileError,
+    InvalidInputError,
+    NotFoundError,
+    did_you_mean,
+)
 from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.calibration_line import CalibrationLine
 from ichx.evaluation.operating_points import Subject, oof_digest

@@ -63,6 +63,8 @@ class Evaluation:
     """What was averaged over views and folds."""
     ensemble: int | None = None
     """The ensemble that was scored; None for an experiment."""
+    recalibrated: str | None = None
+    """Name of the recalibration that was applied."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class EvaluatedSlices:
     """`(N, 6)`, the mean over views and folds."""
     study_probabilities: FloatArray | None = None
     """`(N, 6)`: of each slice's study, as a sequence experiment predicts them; None for others."""
+    uncalibrated: FloatArray | None = None
+    """`(N, 6)`: probabilities before a recalibration; None without one."""
 
     @property
     def slices(self) -> pd.DataFrame:
@@ -90,6 +94,30 @@ class EvaluatedSlices:
     def predicted(self) -> Predicted:
         """The same as input of subgroup scores."""
         return Predicted(self.slices, self.labels, self.probabilities, self.study_probabilities)
+
+    @property
+    def called(self) -> Predicted:
+        """The same before a recalibration, for stored thresholds: they were chosen on such probabilities."""
+        p = self.probabilities if self.uncalibrated is None else self.uncalibrated
+        return Predicted(self.slices, self.labels, p, self.study_probabilities)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """What the members of a model predict for a version."""
+
+    data: LoadedDataset
+    predicted: dict[int, DatasetPrediction]
+    numbers: npt.NDArray[np.int64]
+    """Rows of `data.slices`, `(N,)`: the slices that can be decoded."""
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self.data.slices.iloc[self.numbers]
+
+    @property
+    def folds(self) -> dict[int, dict[int, FloatArray]]:
+        return {k: one.folds for k, one in self.predicted.items()}
 
 
 def evaluate_slices(
@@ -125,6 +153,69 @@ def evaluate_slices_with(
 ) -> tuple[Evaluation, EvaluatedSlices]:
     """Return the scores of an experiment or an ensemble, and count the evaluation; see `evaluate_slices`."""
     check_pooling(pooling)
+    members = _predict_members(project, model, dataset, callbacks)
+    data, rows, folds = members.data, members.rows, members.folds
+    neighbours = SeriesNeighbours.of(rows)
+    labels = rows[list(LABELS)].to_numpy(np.float64)
+    uncalibrated = model.mean(folds, neighbours)
+    mean = model.recalibrated(uncalibrated)
+    study_of = rows["study"].to_numpy(object)
+    learnt = _learnt(model, members.predicted)
+    slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling, learnt)
+    pooled = pool_studies(labels, mean, study_of, pooling, learnt)
+    of_folds = {fold: model.recalibrated(model.of_fold(folds, neighbours, fold)) for fold in model.folds}
+    evaluation = Evaluation(
+        experiment=model.shown.experiment.number,
+        name=model.name,
+        dataset=dataset,
+        dataset_version=data.version.number,
+        tta=model.options.tta,
+        marks=model.marks,
+        folds={fold: score(labels, p) for fold, p in of_folds.items()},
+        slices=slices,
+        studies=studies,
+        left_out=len(data.slices) - len(rows),
+        precision=", ".join(sorted(frozenset().union(*(one.precisions for one in members.predicted.values())))),
+        thresholds={
+            "slice": _thresholds(labels, mean),
+            "study": _thresholds(pooled.labels, pooled.probabilities),
+        },
+        calibration=calibration_lines(labels, mean, rows["patient"].to_numpy(object)),
+        average=model.options.average,
+        ensemble=model.ensemble,
+        recalibrated=None if model.recalibration is None else model.recalibration.name,
+    )
+    record_evaluation(
+        project,
+        EvaluationDraft(
+            "evaluate",
+            rows_digest(rows["slice_id"], labels),
+            rows_digest(rows["slice_id"], mean),
+            slices.scores.log_loss,
+            dataset=dataset,
+            version=data.version.number,
+            experiment=evaluation.experiment if model.ensemble is None else None,
+            ensemble=model.ensemble,
+        ),
+    )
+    raw = None if model.recalibration is None else uncalibrated
+    return evaluation, EvaluatedSlices(data, model.shown, members.numbers, labels, mean, learnt, raw)
+
+
+def predict_labelled(project: "Project", model: ReadyModel, dataset: str, callbacks: "Callbacks") -> EvaluatedSlices:
+    """Return what a model predicts for a labelled dataset, without a recalibration and without scores.
+
+    Raises like `evaluate_slices`.
+    """
+    members = _predict_members(project, model, dataset, callbacks)
+    rows = members.rows
+    mean, learnt = model.mean(members.folds, SeriesNeighbours.of(rows)), _learnt(model, members.predicted)
+    labels = rows[list(LABELS)].to_numpy(np.float64)
+    return EvaluatedSlices(members.data, model.shown, members.numbers, labels, mean, learnt)
+
+
+def _predict_members(project: "Project", model: ReadyModel, dataset: str, callbacks: "Callbacks") -> _Members:
+    """Predict a labelled dataset with each member, as far as that is not stored."""
     version = project.store.version(dataset)
     if version.label_digest is None:
         subject = model.shown.experiment.number if model.ensemble is None else f"--ensemble {model.ensemble}"
@@ -146,50 +237,7 @@ def evaluate_slices_with(
                 f"Remove the evaluation files of {dataset} from "
                 f"{project.workspace.experiment_files(model.members[k].experiment.number).folder}.",
             )
-    folds = {k: one.folds for k, one in predicted.items()}
-    numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
-    rows = data.slices.iloc[numbers]
-    neighbours = SeriesNeighbours.of(rows)
-    labels = rows[list(LABELS)].to_numpy(np.float64)
-    mean = model.mean(folds, neighbours)
-    study_of = rows["study"].to_numpy(object)
-    learnt = _learnt(model, predicted)
-    slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling, learnt)
-    pooled = pool_studies(labels, mean, study_of, pooling, learnt)
-    evaluation = Evaluation(
-        experiment=model.shown.experiment.number,
-        name=model.name,
-        dataset=dataset,
-        dataset_version=version.number,
-        tta=model.options.tta,
-        marks=model.marks,
-        folds={fold: score(labels, model.of_fold(folds, neighbours, fold)) for fold in model.folds},
-        slices=slices,
-        studies=studies,
-        left_out=len(data.slices) - len(rows),
-        precision=", ".join(sorted(frozenset().union(*(one.precisions for one in predicted.values())))),
-        thresholds={
-            "slice": _thresholds(labels, mean),
-            "study": _thresholds(pooled.labels, pooled.probabilities),
-        },
-        calibration=calibration_lines(labels, mean, rows["patient"].to_numpy(object)),
-        average=model.options.average,
-        ensemble=model.ensemble,
-    )
-    record_evaluation(
-        project,
-        EvaluationDraft(
-            "evaluate",
-            rows_digest(ids, labels),
-            rows_digest(ids, mean),
-            slices.scores.log_loss,
-            dataset=dataset,
-            version=version.number,
-            experiment=evaluation.experiment if model.ensemble is None else None,
-            ensemble=model.ensemble,
-        ),
-    )
-    return evaluation, EvaluatedSlices(data, model.shown, numbers, labels, mean, learnt)
+    return _Members(data, predicted, pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids)))
 
 
 def _learnt(model: ReadyModel, predicted: Mapping[int, DatasetPrediction]) -> FloatArray | None:
@@ -215,7 +263,7 @@ def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) ->
             f"Choose another dataset. `ichx scores {experiment.number}` shows the scores on {data.version.dataset}.",
         )
     own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
-    ids, own_ids = (_hashed_ids(project.workspace, of) for of in (data, own))
+    ids, own_ids = (hashed_patients(project.workspace, of) for of in (data, own))
     by_study = "study" in (of.version.summary.get("group_by") for of in (data, own))
     known_patient = of_known_patients(ids, own_ids, by_study=by_study)
     known_slice = data.slices["slice_id"].isin(own.slices["slice_id"]).to_numpy()
@@ -231,7 +279,7 @@ def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) ->
     )
 
 
-def _hashed_ids(workspace: "Workspace", data: LoadedDataset) -> pd.DataFrame:
+def hashed_patients(workspace: "Workspace", data: LoadedDataset) -> pd.DataFrame:
     """Return the ids of patient and study of each slice as keyed hashes, also of a dataset that stores ids."""
     ids = data.slices[["patient", "patient_id", "study"]]
     if not data.version.summary.get("keep_ids"):
