@@ -64,7 +64,7 @@ def real_predictions(folder: Path) -> tuple[FloatArray, FloatArray]:
     """Return labels and probabilities `(N, 6)` of the real network."""
     table = pd.read_csv(folder / "predictions" / "resnet50_holdout.csv.gz").set_index("Image")[list(LABELS)]
     known = read_labels(label_file(folder))
-    rows = pd.Index(known.images).get_indexer(table.index)
+    rows = pd.Index(known.ids).get_indexer(table.index)
     return known.values[rows].astype(np.float64), table.to_numpy(np.float64)
 
 

@@ -57,7 +57,7 @@ def real_cohort(folder: Path) -> Cohort:
     bits = 1 << np.arange(len(LABELS))
     sets = pd.Series(known[list(LABELS)].to_numpy() @ bits)
     of_patient = [part.to_numpy() for _, part in sets.groupby(known["PatientID"])]
-    random, images = np.random.default_rng(0), len(table.images)
+    random, images = np.random.default_rng(0), len(table.ids)
     sampled, slices = [], 0
     while slices < images:
         sampled.append(of_patient[random.integers(len(of_patient))])
@@ -72,7 +72,7 @@ def real_cohort(folder: Path) -> Cohort:
         image[at[: len(of)]] = random.permutation(of)[: len(at)]
     image[image < 0] = random.permutation(np.setdiff1d(np.arange(images), image))
     origin = "real images and labels, patients sampled from the metadata"
-    return Cohort(table.images[image], _named(owner), table.values[image], origin)
+    return Cohort(table.ids[image], _named(owner), table.values[image], origin)
 
 
 def synthetic_cohort(images: int = IMAGES, patients: int = PATIENTS) -> Cohort:

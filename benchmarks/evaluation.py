@@ -217,7 +217,7 @@ def _resampled(labels: FloatArray, folder: Path) -> FloatArray:
     """Return logits (N, 6): for each slice a real prediction of a slice with the same labels."""
     table = pd.read_csv(folder / "predictions" / "resnet50_holdout.csv.gz")
     known = read_labels(label_file(folder))
-    row_of = {image: row for row, image in enumerate(known.images)}
+    row_of = {image: row for row, image in enumerate(known.ids)}
     rows = [row_of[image] for image in table["Image"]]
     bits = 1 << np.arange(len(LABELS))
     sets, wanted = known.values[rows].astype(int) @ bits, labels.astype(int) @ bits

@@ -90,7 +90,7 @@ def predictions(cohort: Cohort, folder: Path | None) -> npt.NDArray[np.float64]:
 def _real(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     predicted = pd.read_csv(folder / "predictions" / "resnet50_holdout.csv.gz").set_index("Image")[list(LABELS)]
     table = read_labels(label_file(folder))
-    return pd.DataFrame(table.values, index=table.images, columns=list(LABELS)).loc[predicted.index], predicted
+    return pd.DataFrame(table.values, index=table.ids, columns=list(LABELS)).loc[predicted.index], predicted
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ if status.exists():  # on Linux, ru_maxrss includes the memory of the parent pro
     peak = 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
 else:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(seconds, peak / 2**30, len(table.images))
+print(seconds, peak / 2**30, len(table.ids))
 """
 READ_SECONDS, READ_GIB, FOLD_SECONDS, DEVIATION = 6.0, 1.0, 5.0, 0.01
 QUICK = 0.2

@@ -171,14 +171,14 @@ def _sequence(project: Project, plugin: str, members: Sequence[int], *, quick: b
 def _fresh(project: Project, reports: dict[str, EnsembleReport]) -> Fresh:
     root = project.workspace.root
     truth = read_labels(root / "phantom/stage_2_test_labels.csv")
-    row_of = {image: row for row, image in enumerate(truth.images)}
+    row_of = {image: row for row, image in enumerate(truth.ids)}
     catalog = load_dataset(project, "phantom-test").slices.set_index("slice_id")
-    patients = pd.factorize(catalog.loc[list(truth.images), "patient"])[0].astype(np.int64)
+    patients = pd.factorize(catalog.loc[list(truth.ids), "patient"])[0].astype(np.int64)
     losses, scores, nested = {}, {}, {}
     for name, report in reports.items():
         table = read_labels(root / report.submissions[0].path)
         predicted = np.empty_like(table.values)
-        predicted[[row_of[image] for image in table.images]] = table.values
+        predicted[[row_of[image] for image in table.ids]] = table.values
         losses[name], scores[name] = weighted_row_losses(truth.values, predicted), score(truth.values, predicted)
         low, high = (None, None) if report.interval is None else (report.interval.low, report.interval.high)
         assert report.ensemble.nested_score is not None

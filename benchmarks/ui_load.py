@@ -1,9 +1,9 @@
 """Clients that scroll through studies as the viewer does, from one cheap thread: `python ui_load.py`.
 
 The first line of standard input is JSON: `host`, `port`, `cookie`, `clients`, `rate` (slices per second and client) and
-`studies` (a list of lists of paths of slices). Each further line is a number of seconds to scroll for; the answer is a
-JSON line with the number of `slices`, their `late` share (not received when the next one was due) and the median
-`seconds` of a request.
+`studies` (a list of lists of requests, each a path and its number of slices). Each further line is a number of seconds
+to scroll for; the answer is a line of JSON with the number of `slices`, the `late` share of requests (not received when
+the next one was due) and the median `seconds` of a request.
 """
 
 import heapq
@@ -23,7 +23,7 @@ class Client:
     """A connection, and where its user is."""
 
     connection: socket.socket
-    studies: Sequence[Sequence[str]]
+    studies: Sequence[Sequence[tuple[str, int]]]
     study: int
     at: int = -1
     asked: float | None = None
@@ -32,8 +32,8 @@ class Client:
     """Bytes of its body that are missing; -1 before its headers are complete."""
     head: bytearray = field(default_factory=bytearray)
 
-    def next_path(self) -> str:
-        """Move to the next slice, after the last one to the next study: the viewer keeps what it has received."""
+    def move(self) -> tuple[str, int]:
+        """Return the next path and its number of slices: the viewer keeps what it has received."""
         self.at += 1
         if self.at == len(self.studies[self.study]):
             self.study, self.at = (self.study + 1) % len(self.studies), 0
@@ -74,23 +74,26 @@ class Load:
         spread = 1 / self._rate / len(self._clients)
         due = [(now + i * spread, i) for i in range(len(self._clients))]
         taken: list[float] = []
-        late = 0
+        late = slices = 0
         while due or any(client.asked is not None for client in self._clients):
             now = time.monotonic()
             while due and due[0][0] <= now:
                 at, number = heapq.heappop(due)
-                client = self._clients[number]
+                client, pause = self._clients[number], 1 / self._rate
                 if client.asked is None:
                     client.asked = now
-                    client.connection.sendall(f"GET {client.next_path()} {self._head}".encode())
+                    path, count = client.move()
+                    client.connection.sendall(f"GET {path} {self._head}".encode())
+                    slices += count
+                    pause = count / self._rate
                 else:
                     late += 1
-                if at + 1 / self._rate < end:
-                    heapq.heappush(due, (at + 1 / self._rate, number))
+                if at + pause < end:
+                    heapq.heappush(due, (at + pause, number))
             wait = max(0.0, due[0][0] - time.monotonic()) if due else 5.0
             for key, _ in self._selector.select(wait):
                 self._receive(key.data, taken)
-        return {"slices": len(taken), "late": late / max(1, late + len(taken)), "seconds": statistics.median(taken)}
+        return {"slices": slices, "late": late / max(1, late + len(taken)), "seconds": statistics.median(taken)}
 
     def _receive(self, client: Client, taken: list[float]) -> None:
         count = client.connection.recv_into(self._buffer)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from common import Figure, arguments, conclude
 from filled_store import fill_store
@@ -39,6 +40,8 @@ EDGE = 378
 SERVER_MS, USABLE_MS, DRAWN_MS, PREFETCHED_MS, FRAME_MS = 150.0, 1000.0, 50.0, 16.0, 1000 / 60
 EPOCH_SECONDS, MEMORY_MB, IDLE_PERCENT, SHARE, FIRST_BYTE_SECONDS = 2.0, 150.0, 1.0, 0.98, 1.5
 CLIENTS, SLICES_PER_SECOND = 20, 10.0
+BLOCK = 8
+"""Slices of a request of the viewer; `BLOCK` of viewer_slices.js."""
 USABLE = """(function tick() {
   requestAnimationFrame(() => {
     if (!document.querySelector("#select-all:not([hidden])")) return tick();
@@ -179,12 +182,13 @@ def measure_slices(bench: Bench) -> None:
     windows: list[dict[str, Any]] = []
     requests: list[str] = []
     with ui_server(bench.studies) as server:
-        paths = slice_paths(server)
-        for path in paths[0] * 2:
+        blocks = slice_requests(server)[0]
+        for path, _ in blocks * 2:
             server.client.get(path).raise_for_status()  # warm: the files are in memory
         used, count = server.processor_seconds(), 0
-        for path in paths[0] * 3:
-            count += len(server.client.get(path).content) == 2 * EDGE * EDGE
+        for path, slices in blocks * 8:
+            assert len(server.client.get(path).content) == slices * 2 * EDGE * EDGE
+            count += slices
         processor = (server.processor_seconds() - used) / count
         for _ in range(1 if bench.quick else 8):
             with tab(bench.opened, server, WATCH) as page:
@@ -201,7 +205,7 @@ def measure_slices(bench: Bench) -> None:
     for name, found, target in (("requested", requested, DRAWN_MS), ("prefetched", loaded, PREFETCHED_MS)):
         bench.add(f"next slice, {EDGE} px, {name}: drawn", [one["drawn"] for one in found], "ms", target)
         bench.add(f"next slice, {EDGE} px, {name}: frame painted", [one["painted"] for one in found], "ms")
-    bench.add(f"a slice, {EDGE} px: server, processor", [1000 * processor], "ms")
+    bench.add(f"a slice of a block, {EDGE} px: server, processor", [1000 * processor], "ms")
     bench.add("change of the window: drawn", [one["drawn"] for one in windows], "ms", FRAME_MS)
     bench.add("change of the window: frames", [one["frames"] for one in windows], "", 1)
     bench.add(f"{len(windows)} changes of the window: requests", [len(requests)], "", 0)
@@ -217,16 +221,21 @@ def _press(page: "Page", key: str, name: str) -> dict[str, Any]:
     return page.wait_for_function(CHANGE).json_value()  # type: ignore[no-any-return]
 
 
-def slice_paths(server: UiServer) -> list[list[str]]:
-    """Return the paths of the slices of each study of the dataset `viewed`, as the viewer requests them."""
+def slice_requests(server: UiServer) -> list[list[tuple[str, int]]]:
+    """Return the paths that the viewer requests of each study of the dataset `viewed`, with their numbers of slices."""
     while 'href="/studies/viewed@1/' not in (page := server.client.get("/studies?source=viewed@1").text):
         time.sleep(0.5)  # the index of the studies is built on first use
     found = []
     for name in dict.fromkeys(part.partition('"')[0].partition("?")[0] for part in page.split('href="/studies/')[1:]):
         study = server.client.get(f"/api/studies/{name}").json()
-        query = f"size={max(study['pixels']['sizes'])}&v={study['pixels']['version']}"
-        slices = [one["id"] for series in study["series"] for one in series["slices"]]
-        found.append([f"/api/pixels/viewed@1/{one}?{query}" for one in slices])
+        query = [("size", max(study["pixels"]["sizes"])), ("v", study["pixels"]["version"])]
+        requests = []
+        for series in study["series"]:
+            ids = [one["id"] for one in series["slices"]]
+            for start in range(0, len(ids), BLOCK):
+                block = [("slice", one) for one in ids[start : start + BLOCK]]
+                requests.append((f"/api/pixels/viewed@1?{urlencode(query + block)}", len(block)))
+        found.append(requests)
     return found
 
 
@@ -277,8 +286,8 @@ def measure_idle(bench: Bench) -> None:
     with ui_server(bench.studies) as server:
         for path in ("/experiments", "/jobs", "/tuning", "/worklist", "/studies"):
             server.client.get(path).raise_for_status()
-        for paths in slice_paths(server):
-            for path in paths:
+        for requests in slice_requests(server):
+            for path, _ in requests:
                 server.client.get(path).raise_for_status()
         bench.add("idle: memory after all pages and studies", [server.memory_mb()], "MB", MEMORY_MB)
         imported = [name for name in ("torch", "pandas", "pyarrow") if server.has_mapped(f"/{name}/")]
@@ -297,31 +306,62 @@ def _idle_percent(server: UiServer, store: Store, run: int, seconds: float) -> f
 
 
 def measure_training(bench: Bench) -> None:
-    """A run's images per second while clients scroll, compared with the same run without them, in turns."""
+    """A run's images per second while clients scroll, compared with the same run without them, in turns.
+
+    The clients take a part of the cores themselves, so they also scroll on a server that only sends bytes.
+    """
     turns, seconds = (2, 3.0) if bench.quick else (15, 8.0)
-    with ui_server(bench.studies) as server, Training(bench.studies, "trained") as training:
-        port = int(server.origin.rpartition(":")[2])
-        wanted = {"host": "127.0.0.1", "port": port, "cookie": server.cookie, "clients": CLIENTS}
-        wanted |= {"rate": SLICES_PER_SECOND, "studies": slice_paths(server)}
-        load = _scrolling(wanted)
-        alone, shared, used, answers = [], [], [], []
+    with ui_server(bench.studies) as server, Training(bench.studies, "trained") as training, _bytes_server() as port:
+        wanted = {"cookie": server.cookie, "clients": CLIENTS, "rate": SLICES_PER_SECOND}
+        wanted |= {"host": "127.0.0.1", "studies": slice_requests(server)}
+        load = _scrolling(wanted | {"port": int(server.origin.rpartition(":")[2])})
+        load_bytes = _scrolling(wanted | {"port": port})
+        alone, sent, shared, used, answers = [], [], [], [], []
         for _ in range(turns):
             alone.append(training.pace(seconds, lambda: time.sleep(seconds)))
+            sent.append(training.pace(seconds, lambda: load_bytes(seconds)))
             before = server.processor_seconds()
             shared.append(training.pace(seconds, lambda: answers.append(load(seconds))))
             used.append(100 * (server.processor_seconds() - before) / seconds / (os.cpu_count() or 1))
     slices = statistics.median(one["slices"] / seconds for one in answers)
-    against = f"without ({statistics.median(alone):.0f} images/s)"
     what = f"{CLIENTS} clients scroll"
-    if min(alone) > 0:
+    if min(*alone, *sent) > 0:
+        cost = statistics.median(with_ / bytes_ for with_, bytes_ in zip(shared, sent, strict=True))
         ratio = statistics.median(with_ / without for with_, without in zip(shared, alone, strict=True))
-        bench.figures.append(Figure(f"{what}: a run's throughput", ratio, "x", against, f"{SHARE} x", ratio >= SHARE))
+        bench.figures += [
+            Figure(
+                f"{what}: a run's throughput",
+                cost,
+                "x",
+                f"the same clients, and a server that only sends bytes ({statistics.median(sent):.0f} images/s)",
+                f"{SHARE} x",
+                cost >= SHARE,
+            ),
+            Figure(
+                f"{what} on the same cores: a run's throughput",
+                ratio,
+                "x",
+                f"neither clients nor server ({statistics.median(alone):.0f} images/s)",
+                "-",
+                True,
+            ),
+        ]
     else:
         print(f"Throughput: skipped. The machine is so busy that a run trained nothing in {seconds:g} s.", flush=True)
     # what the server takes from a run that uses all cores; a busy machine does not change it
     bench.add(f"{what}: processor of the server, of all cores", used, "%", 100 * (1 - SHARE))
     bench.add(f"{what}: slices they receive", [slices], "/s")
-    bench.add(f"{what}: time of a slice", [1000 * one["seconds"] for one in answers], "ms")
+    bench.add(f"{what}: time of a request of {BLOCK} slices", [1000 * one["seconds"] for one in answers], "ms")
+
+
+@contextmanager
+def _bytes_server() -> Iterator[int]:
+    """Yield the port of a server that only sends bytes."""
+    program = [sys.executable, str(Path(__file__).with_name("ui_bytes.py")), str(2 * EDGE * EDGE)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.kill()
 
 
 def _scrolling(wanted: dict[str, Any]) -> Callable[[float], dict[str, float]]:

@@ -16,3 +16,9 @@ LABEL_WEIGHTS: Final = (1.0, 1.0, 1.0, 1.0, 1.0, 2.0)
 
 UNKNOWN_MASK: Final = 255
 """Value of every pixel of the mask of a slice for which none was drawn."""
+
+STUDY_LABELS: Final = tuple(f"study_{name}" for name in LABELS)
+"""Columns of a slice's study labels, in datasets with labels of studies or series; see `ichx.datasets.study_labels`."""
+
+LABEL_GROUP: Final = "label_group"
+"""Column of the study or series that a slice's study labels describe; empty without any."""

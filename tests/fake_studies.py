@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +98,20 @@ class FakeStudies:
         headers["Cache-Control"] = "private, max-age=31536000, immutable"
         return Response(image.astype("<i2").tobytes(), media_type="application/octet-stream", headers=headers)
 
+    def block(self, request: Any) -> Any:
+        """Return several slices; those that are damaged are missing."""
+        from starlette.responses import Response
+
+        names = request.query_params.getlist("slice")
+        self.requests.append(str(request.url).partition("/api")[2])
+        there = [name for name in names if int(name[1:]) not in self.damaged]
+        images = [hu_of(int(name[1:]) + 100 * (name[0] == "b"), self.shape) for name in there]
+        headers = {"X-Rows": str(self.shape[0]), "X-Columns": str(self.shape[1]), "X-Spacing": ";" * (len(names) - 1)}
+        headers["X-Missing"] = ",".join(str(i) for i, name in enumerate(names) if name not in there)
+        headers["Cache-Control"] = "private, max-age=31536000, immutable"
+        body = b"".join(image.astype("<i2").tobytes() for image in images)
+        return Response(body, media_type="application/octet-stream", headers=headers)
+
     def predictions(self, request: Any) -> Any:
         from starlette.responses import JSONResponse
 
@@ -167,6 +182,7 @@ class FakeStudies:
         return SimpleNamespace(
             ROUTES=(
                 Route("/api/studies/{source}/{study}", self.study),
+                Route("/api/pixels/{source}", self.block),
                 Route("/api/pixels/{source}/{slice:path}", self.pixels),
                 Route("/api/predictions/{source}/{study}", self.predictions),
                 Route("/api/predictions/{source}", self.state, methods=["GET", "POST"]),
@@ -178,8 +194,13 @@ class FakeStudies:
         )
 
     def pixel_requests(self) -> list[str]:
-        """Return the names of the slices whose pixels were requested."""
-        return [one.partition("?")[0].rpartition("/")[2] for one in self.requests if one.startswith("/pixels")]
+        """Return the names of the slices whose pixels were requested, alone or with others."""
+        found = []
+        for one in self.requests:
+            path, _, query = one.partition("?")
+            if path.startswith("/pixels"):
+                found += parse_qs(query).get("slice") or [path.rpartition("/")[2]]
+        return found
 
 
 def probabilities(index: int, number: int) -> list[float]:

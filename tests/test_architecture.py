@@ -45,6 +45,7 @@ LAYERS = (
     ("inference", "jobs"),
     ("tuning",),
     ("report",),
+    ("publish",),
     ("web",),
     ("cli", "__main__"),
 )

@@ -58,6 +58,10 @@ def add(
         Literal["patient", "study"],
         typer.Option(help="What a fold keeps together; study if PatientIDs are placeholders."),
     ] = "patient",
+    series: Annotated[
+        Literal["auto", "all"], typer.Option(help="Which series of a study; auto: one axial one, plain, soft kernel.")
+    ] = "all",
+    series_rules: Annotated[Path | None, typer.Option(help="TOML file with the rules of `--series auto`.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add CT slices from a folder or zip as a dataset.
@@ -72,6 +76,8 @@ def add(
     Example: `ichx data add bhsd slices --labels labels.csv --masks masks`
 
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
+
+    Example: `ichx data add ours export --series auto`
     """
     from ichx.datasets.add import AddRequest, add_dataset
 
@@ -87,6 +93,8 @@ def add(
         keep_ids=keep_ids,
         format=format_,
         group_by=group_by,
+        series=series,
+        series_rules=series_rules,
     )
     with session(writes=True) as project, progress("reading headers") as report:
         added = add_dataset(project, request, progress=report)
@@ -348,6 +356,19 @@ def cache(
         return
     _print_caches(name, found)
     raise_if_damaged(name, verified)
+
+
+@app.command("series-rules")
+def series_rules() -> None:
+    """Print the default rules of `ichx data add --series auto` as TOML.
+
+    Save them, change them, and give the file as `--series-rules`.
+
+    Example: `ichx data series-rules > rules.toml`
+    """
+    from ichx.datasets.series_rules import default_rules_text
+
+    typer.echo(default_rules_text(), nl=False)
 
 
 app.command("formats")(list_formats)

@@ -31,7 +31,7 @@ def print_added(added: "AddReport") -> None:
     result = "added" if added.created else "unchanged:"
     console.print(f"{result} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
     if shares := version.summary["prevalences"]:
-        info(f"Positive slices: {', '.join(f'{label} {share:.2%}' for label, share in shares.items())}.")
+        info(f"Positive slices: {', '.join(f'{label} {_share(share)}' for label, share in shares.items())}.")
     if version.test_of:
         info(f"Next: `ichx run NUMBER` predicts it with an experiment on {version.test_of}.")
     elif shares and not version.folds:
@@ -108,9 +108,27 @@ def print_prevalences(title: str, total: dict[str, Any], folds: Sequence[dict[st
     """Print slices, patients and the share of positive slices per label, of a dataset version and of its folds."""
     parts = [total, *folds]
     rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
-    rows += [(label, *(f"{part['prevalences'][label]:.2%}" for part in parts)) for label in total["prevalences"]]
+    rows += [(label, *(_share(part["prevalences"][label]) for part in parts)) for label in total["prevalences"]]
     columns = ("", "all", *("train only" if part["fold"] < 0 else f"fold {part['fold']}" for part in folds))
     print_table(title, columns, rows, caption=caption, split=True)
+
+
+def _print_label_counts(counts: dict[str, Any]) -> None:
+    """Print how many labels of slices, and of studies or series, are known in a version that lacks some."""
+    groups = {"study": "studies"}.get(counts.get("level", ""), counts.get("level", ""))
+    units = {"slices": "slices"} | ({"groups": groups} if groups else {})
+    heads = ("label", *(f"{name} {what}" for what in units.values() for name in ("positive", "known", "unknown")))
+    rows = [
+        (label, *(counts[unit][label][count] for unit in units for count in ("positive", "known", "unknown")))
+        for label in counts["slices"]
+    ]
+    reason = "- in the shares: no slice is known, or only a study or series is known to be positive"
+    print_table("known labels", heads, rows, caption=reason, split=True)
+
+
+def _share(share: float | None) -> str:
+    """Return a share of slices, a dash for a label that is not known for any."""
+    return "-" if share is None else f"{share:.2%}"
 
 
 def _evaluations(counted: "EvaluationCount") -> str:
@@ -127,6 +145,8 @@ def _print_prevalences(facts: dict[str, Any]) -> None:
         return
     total = {"slices": version.slices, "patients": version.patients, "prevalences": shares}
     print_prevalences("share of positive slices", total, facts["folds"])
+    if counts := version.summary.get("label_counts"):
+        _print_label_counts(counts)
     others = [fold_set.name for fold_set in version.folds[1:]]
     if others:
         console.print(f"other folds: {', '.join(others)}; see `ichx data folds {version.dataset}`", markup=False)

@@ -78,6 +78,12 @@ def predict(
         Path | None, typer.Option("--id-map", help="CSV of the ids behind the hashes, readable by its owner only.")
     ] = None,
     recalibrated: Recalibrated = None,
+    sr: Annotated[
+        Path | None,
+        typer.Option(
+            "--sr", help="Folder for a DICOM structured report per study, or a .dcm for one; has patient ids."
+        ),
+    ] = None,
     save: Save = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -100,6 +106,8 @@ def predict(
     Example: `ichx predict 6 /data/new --tta hflip --out new.csv --report new.html`
 
     Example: `ichx predict --ensemble 3 /data/new --out new.csv`
+
+    Example: `ichx predict 6 /data/new --out new.csv --sr reports`
 
     Example: `ichx predict 6 /data/new --out new.csv --on slurm --gpus 1`
     """
@@ -146,6 +154,11 @@ def predict(
         for file, suffixes in ((out, None), (page, (".html",)), (id_map, (".csv",))):
             if file is not None:
                 check_out(file, suffixes)
+        check = None
+        if sr is not None:
+            from ichx.publish.structured_report import describe_left_out, prepare_reports, write_reports_of
+
+            check = prepare_reports(sr)
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
             if ensemble is not None:
@@ -159,7 +172,7 @@ def predict(
                 model,
                 path,
                 callbacks=view,
-                outputs=FileOutputs(out if save else None, keep_ids, id_map is not None),
+                outputs=FileOutputs(out if save else None, keep_ids, id_map is not None, check),
             )
             stored = stored_thresholds(project, Subject(subject, ensemble is not None))
             found = with_calls(found, stored, model.recalibration)
@@ -167,6 +180,10 @@ def predict(
             if id_map is not None and found.id_map is not None:
                 write_id_map(id_map, found.id_map)
                 written.append(id_map)
+            if sr is not None:
+                written += write_reports_of(sr, found, model)
+                if (left_out := describe_left_out(found)) is not None:
+                    warn(left_out)
             if page is not None:
                 from ichx.report import write_prediction_report
 

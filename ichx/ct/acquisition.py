@@ -75,6 +75,11 @@ def read_acquisition(values: Values) -> Acquisition:
     )
 
 
+def image_type(values: Values) -> str:
+    """Return the values of the frame's type, or of the ImageType, in capitals, joined by `/`; they are codes."""
+    return (_text(values, tags.FRAME_TYPE) or _text(values, tags.IMAGE_TYPE)).upper()
+
+
 def age_band(text: str) -> str:
     """Return the band of a PatientAge, e.g. `40-49` of `047Y` and `0-9` of `18M`; empty if it is no age."""
     found = _AGE.fullmatch(text.strip().upper())

@@ -35,9 +35,10 @@ DEFECTS: Final[Mapping[str, str]] = MappingProxyType(
         "constant_image": "every pixel has the same value",
         "duplicate_instance": "another file, earlier by path, has the same SOPInstanceUID",
         "no_label": "the label CSV has no row for this slice",
+        "series_left_out": "another series of the study was selected, or none (`ichx data add --series auto`)",
     }
 )
-"""Reasons for which files are refused, with explanations. The last two depend on the complete dataset.
+"""Reasons for which files are refused, with explanations. The last three depend on the complete dataset.
 
 Missing geometry (position, orientation, spacing) is not a defect: a single slice is complete without it.
 """

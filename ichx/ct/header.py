@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from ichx.ct import elements as tags
-from ichx.ct.acquisition import UNKNOWN, Acquisition, read_acquisition
+from ichx.ct.acquisition import UNKNOWN, Acquisition, image_type, read_acquisition
 from ichx.ct.defects import LARGEST, MOST_FRAMES, SMALLEST, DicomDefectError
 from ichx.ct.elements import UNDEFINED, Elements, Pixels, Values
 from ichx.ct.fragments import held_frames
@@ -84,6 +84,8 @@ class SliceHeader:
     shift: int = 0
     """Bits below the stored ones, by HighBit."""
     acquisition: Acquisition = UNKNOWN
+    image_type: str = ""
+    """Values of the ImageType, or of the frame's type, in capitals, joined by `/`."""
 
     @property
     def intercept_suspect(self) -> bool:
@@ -301,6 +303,7 @@ def _slice(elements: Elements, image: _Image, frame: int, frames: int) -> SliceH
         padding_limit=image.padding_limit,
         shift=image.shift,
         acquisition=read_acquisition(values),
+        image_type=image_type(values),
     )
 
 

@@ -28,19 +28,23 @@ from ichx.datasets.file_ids import with_file_ids
 from ichx.datasets.folds import assign_folds, fold_digest, rare_labels
 from ichx.datasets.formats.contract import FormatContents
 from ichx.datasets.formats.registry import read_format
-from ichx.datasets.id_matching import IdMatch, join_labels, match_images
+from ichx.datasets.id_matching import IdMatch, match_images
 from ichx.datasets.identity import GroupBy
 from ichx.datasets.ingest import ACQUISITION, ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
+from ichx.datasets.label_join import join_label_tables
+from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import read_masks
+from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
+from ichx.datasets.series_selection import select_series
+from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
 from ichx.datasets.summary import format_defects, summarize
 from ichx.errors import ConflictError, IchxError, InvalidInputError
 from ichx.files import absolute_path, printable_path, write_error
-from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
-from ichx.text import format_count
+from ichx.text import format_count, format_examples
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -62,6 +66,8 @@ class AddRequest:
     """The dataset whose test set this is."""
     sample: Path | None = None
     """Sample submission of a test set."""
+    label_tables: tuple[LabelTable, ...] = ()
+    """Labels that are read already, beside or instead of `labels`."""
     masks: Path | None = None
     """Folder or zip of masks, see `ichx.datasets.masks`."""
     folds: int = 5
@@ -73,6 +79,15 @@ class AddRequest:
     """Name of the format of `source`, see `ichx.datasets.formats`."""
     group_by: GroupBy = "patient"
     """What counts as a patient: `study` ignores the PatientIDs, for files in which they are placeholders."""
+    series: SeriesChoice = "all"
+    """`auto` selects one series per study by the rules in `series_rules`; `all` adds every series."""
+    series_rules: Path | None = None
+    """TOML file with the rules of `series="auto"`; None for the default ones, see `ichx.datasets.series_rules`."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it brings labels, which make the dataset trainable, or may do so as its format has them."""
+        return self.labels is not None or bool(self.label_tables) or self.format is not None
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,9 @@ class _Prepared:
     """What was scanned: `AddRequest.source`, or the folder in it that has the slices."""
     catalog: pd.DataFrame
     slices: pd.DataFrame
+    labelled: bool
     summary: dict[str, Any]
+    study_labels: pd.DataFrame | None
     folds: npt.NDArray[np.int16] | None
     masks: pd.DataFrame | None
     sample: SampleTable | None
@@ -105,6 +122,8 @@ class _Prepared:
         if self.folds is not None:
             by_patient = pd.DataFrame({"patient": self.slices["patient"], "fold": self.folds}).drop_duplicates()
             write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
+        if self.study_labels is not None:
+            write_parquet(self.study_labels, folder / STUDY_LABELS_FILE)
         if self.masks is not None:
             write_parquet(self.masks, folder / MASKS_FILE)
         if self.sample is not None:
@@ -202,14 +221,18 @@ def _check_request(store: Store, request: AddRequest) -> None:
     check_name(name, "a dataset")
     if request.group_by not in ("patient", "study"):
         raise InvalidInputError(f"Invalid grouping: {request.group_by!r}.", "Use 'patient' or 'study'.")
+    if request.series not in SERIES_CHOICES:
+        raise InvalidInputError(f"Invalid selection of series: {request.series!r}.", "Use 'auto' or 'all'.")
+    if request.series_rules is not None and request.series != "auto":
+        raise InvalidInputError("--series-rules requires --series auto.", "Add --series auto.")
     if not 0 <= request.fold_seed < 1 << 63:
         raise InvalidInputError(f"Invalid seed of the folds: {request.fold_seed}.", "Use 0 to 2**63 - 1.")
-    if test_of is not None and request.labels is not None:
+    if test_of is not None and request.labelled:
         raise InvalidInputError(
             "--test-of and --labels exclude each other: a test set has no labels.",
             "Omit --labels, or omit --test-of to add a labelled dataset.",
         )
-    if request.masks is not None and request.labels is None:
+    if request.masks is not None and not request.labelled:
         raise InvalidInputError("--masks requires --labels.", "Give --labels, too.")
     if request.sample is not None and test_of is None:
         raise InvalidInputError("--sample requires --test-of.", "Name the training set: --test-of TRAIN.")
@@ -223,7 +246,7 @@ def _check_request(store: Store, request: AddRequest) -> None:
         if dataset.test_of != test_of:
             kind = f"the test set of {dataset.test_of!r}" if dataset.test_of else "not a test set"
             raise ConflictError(f"Dataset {name!r} exists and is {kind}.", "Choose another name.")
-        if dataset.trainable and request.labels is None:
+        if dataset.trainable and not request.labelled:
             raise ConflictError(f"Dataset {name!r} has labels.", "Give --labels, or choose another name.")
         if request.masks is None and "masks" in store.version(name).summary:
             raise ConflictError(f"Dataset {name!r} has masks.", "Give --masks, or choose another name.")
@@ -233,29 +256,33 @@ def _prepare(
     project: "Project", request: AddRequest, report: IngestReport, progress: ProgressCallback | None
 ) -> _Prepared:
     """Read everything that `request` names, and report it."""
-    table = read_labels(request.labels) if request.labels else None
+    tables = [*([read_labels(request.labels)] if request.labels else []), *request.label_tables]
     sample = read_sample(request.sample) if request.sample else None
     source = absolute_path(request.source)
     contents = read_format(request.format, source) if request.format else FormatContents()
+    tables += contents.labels
     source = source / contents.folder
     scan = with_file_ids(scan_source(source, include=contents.include, progress=progress), contents.ids)
     catalog, counts = build_catalog(scan, project.workspace.privacy_key(), request.group_by, keep_ids=request.keep_ids)
     require_usable_slices(source, catalog)
-    match = None
-    if table is not None and request.labels is not None:
-        catalog, match = join_labels(catalog, table, request.labels)
-    slices = usable_slices(catalog)
-    summary = summarize(catalog) | counts | {"keep_ids": request.keep_ids}
+    selection = _select_series(request, scan, catalog, report)
+    catalog, counts = selection[0], counts | selection[1]
+    joined = join_label_tables(catalog, scan, tables) if tables else None
+    if joined is not None:
+        catalog = joined.catalog
+    study_labels = None if joined is None else joined.groups
+    known = catalog if study_labels is None else with_study_labels(catalog, study_labels)
+    slices = usable_slices(known)
+    summary = summarize(known) | counts | {"keep_ids": request.keep_ids}
     if request.group_by != "patient":
         summary["group_by"] = request.group_by
     if request.format:
         summary |= {"format": request.format, "include": contents.include}
         report.add_notes(request.format, contents.notes)
     report.add_catalog(catalog, slices, summary)
-    if table is not None and match is not None:
-        report.add_labels(table, match)
-        summary["labels_by"], summary["labels_merged"] = match.by, table.duplicates
-        summary["labels_absent"], summary["any_differs"] = match.absent, table.any_differs
+    if joined is not None:
+        report.add_labels(joined, slices)
+        summary |= joined.summary(slices)
     if sample is not None and request.sample is not None:
         sample_match = match_images(catalog, sample.images, request.sample)
         summary["sample"] = _sample_counts(sample, sample_match, len(slices))
@@ -267,12 +294,30 @@ def _prepare(
         train = load_dataset(project, request.test_of)
         by_study = "study" in (request.group_by, train.version.summary.get("group_by"))
         report.add_shared(slices, train.slices, request.test_of, by_study=by_study)
-    folds = _assign_folds(slices, request, report) if table is not None and request.folds else None
-    return _Prepared(source, catalog, slices, summary, folds, masks, sample)
+    folds = _assign_folds(slices, request, report) if joined is not None and request.folds else None
+    return _Prepared(source, catalog, slices, joined is not None, summary, study_labels, folds, masks, sample)
+
+
+def _select_series(
+    request: AddRequest, scan: pd.DataFrame, catalog: pd.DataFrame, report: IngestReport
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return `catalog` after the selection of series that `request` names, and its counts for the summary."""
+    if request.series == "all":
+        return catalog, {}
+    rules = read_series_rules(request.series_rules)
+    catalog, selection = select_series(catalog, scan["image_type"], rules)
+    if not selection.selected:
+        raise InvalidInputError(
+            f"No study of {request.source} has a series that the rules accept"
+            f"{format_examples(selection.without, len(selection.without))}.",
+            "Use `--series all`, or other rules with `--series-rules FILE`.",
+        )
+    report.add_selection(selection)
+    return catalog, {"series_selection": selection.to_dict(rules)}
 
 
 def _assign_folds(slices: pd.DataFrame, request: AddRequest, report: IngestReport) -> npt.NDArray[np.int16]:
-    patients, labels = slices["patient"].to_numpy(object), slices[list(LABELS)].to_numpy(np.float32)
+    patients, labels = slices["patient"].to_numpy(object), possible_labels(slices)
     if (count := slices["patient"].nunique()) < request.folds:
         studies = slices["study"].nunique()
         ways = [f"use `--folds {count}` or fewer"] if count > 1 else []
@@ -292,7 +337,7 @@ def _assign_folds(slices: pd.DataFrame, request: AddRequest, report: IngestRepor
 
 
 def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
-    slices, labelled = prepared.slices, request.labels is not None
+    slices = prepared.slices
     folds: tuple[FoldDraft, ...] = ()
     if prepared.folds is not None:
         digest = fold_digest(slices["slice_id"].to_numpy(object), prepared.folds)
@@ -303,7 +348,7 @@ def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
         source=printable_path(prepared.source),
         path="",
         digest=catalog_digest(prepared.catalog),
-        label_digest=label_digest(slices) if labelled else None,
+        label_digest=label_digest(slices) if prepared.labelled else None,
         slices=len(slices),
         patients=int(slices["patient"].nunique()),
         defects=int(prepared.catalog["defect"].notna().sum()),

@@ -16,7 +16,7 @@ from ichx.datasets.identity import GroupBy, identify
 from ichx.datasets.ingest import ACQUISITION, SCANNED, TEXT, file_stem
 from ichx.datasets.series import FLAGS, neighbour_rows, runs_of_catalog, series_geometry
 from ichx.files import write_with
-from ichx.labels import LABELS
+from ichx.labels import LABEL_GROUP, LABELS, STUDY_LABELS
 
 COLUMNS: Final = {
     "slice_id": TEXT,
@@ -155,8 +155,13 @@ def known_acquisition(catalog: pd.DataFrame) -> list[str]:
 
 
 def label_digest(slices: pd.DataFrame) -> str:
-    """Return 16 hex digits of the slice ids and labels of `slices`."""
-    return _digest(slices.sort_values("slice_id", kind="stable", ignore_index=True)[["slice_id", *LABELS]])
+    """Return 16 hex digits of the slice ids and labels of `slices`, also of those of their studies or series."""
+    rows = slices.sort_values("slice_id", kind="stable", ignore_index=True)
+    columns = ["slice_id", *LABELS]
+    if LABEL_GROUP in rows:
+        rows[LABEL_GROUP] = pd.factorize(rows[LABEL_GROUP])[0]  # the ids depend on the workspace's key
+        columns += [LABEL_GROUP, *STUDY_LABELS]
+    return _digest(rows[columns])
 
 
 def write_catalog(catalog: pd.DataFrame, path: Path) -> None:

@@ -20,6 +20,7 @@ from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import masks_by_row
 from ichx.datasets.series import describe_geometry, describe_series
+from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import open_file, path_of, read_announced
@@ -64,11 +65,14 @@ def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset
 
 
 def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
-    """Return the catalog of `version`, one row per slice or excluded file.
+    """Return the catalog of `version`, one row per slice or excluded file, with the columns of `with_study_labels`.
 
-    Raises `ChangedDataError` if the file was removed, `CorruptFileError` if it cannot be read.
+    Raises `ChangedDataError` if a file was removed, `CorruptFileError` if it cannot be read.
     """
-    return _read(workspace, version, CATALOG_FILE, read_catalog)
+    catalog = _read(workspace, version, CATALOG_FILE, read_catalog)
+    if "groups" not in version.summary.get("label_counts", {}):
+        return catalog
+    return with_study_labels(catalog, _read(workspace, version, STUDY_LABELS_FILE, pd.read_parquet))
 
 
 def has_slice(workspace: Workspace, version: DatasetVersion, slice_id: str) -> bool:

@@ -192,8 +192,8 @@ def describe_fold_sets(
         deviations = [
             abs(fold["prevalences"][label] / share - 1)
             for fold in folds[: fold_set.k]
-            for label, share in scored.items()
-            if share
+            for label, share in (scored or {}).items()
+            if share and fold["prevalences"][label] is not None
         ]
         described.append(
             {

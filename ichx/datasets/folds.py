@@ -73,11 +73,14 @@ def rare_labels(patients: npt.NDArray[np.object_], labels: npt.NDArray[np.float3
 
 
 def fold_prevalences(labels: npt.NDArray[np.float32], folds: npt.NDArray[np.int16], k: int) -> npt.NDArray[np.float64]:
-    """Return the share of positive slices per fold from 0 and label, (k, 6); NaN for a fold without slices."""
+    """Return the share of positive slices among the known ones, per fold from 0 and label, (k, 6); NaN without any."""
     labels, folds = labels[folds >= 0], folds[folds >= 0]
-    slices = np.bincount(folds, minlength=k).astype(float)
-    positives = np.stack([np.bincount(folds, weights=labels[:, i] > 0.5, minlength=k) for i in range(len(LABELS))], 1)
-    shares = np.divide(positives, slices[:, None], out=np.full(positives.shape, np.nan), where=slices[:, None] > 0)
+
+    def count(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        return np.stack([np.bincount(folds, weights=column, minlength=k) for column in rows.T], 1)
+
+    known, positives = count(~np.isnan(labels)), count(labels > 0.5)
+    shares = np.divide(positives, known, out=np.full(positives.shape, np.nan), where=known > 0)
     return np.asarray(shares, np.float64)
 
 

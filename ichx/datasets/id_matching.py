@@ -10,9 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.ingest import file_stem
-from ichx.datasets.label_csv import LabelTable
 from ichx.errors import InvalidInputError
-from ichx.labels import LABELS
 from ichx.text import EXAMPLES, format_count, format_examples
 
 COLUMN_NAMES: Final = {"slice_id": "SOPInstanceUID", "stem": "file name", "file": "path", "patient": "PatientID"}
@@ -24,7 +22,7 @@ class IdMatch:
     """The images of a CSV and the rows of a catalog that match."""
 
     by: str
-    """Matched column of the catalog, `slice_id` or `stem`."""
+    """Matched column of the catalog, `slice_id` or `stem`; or the kind of id of a group, see `IdKind`."""
     image: npt.NDArray[np.int64]
     """(N,) image of each row, -1 for none."""
     absent: int
@@ -34,7 +32,7 @@ class IdMatch:
     """Images whose files are all excluded."""
 
 
-def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: Path) -> IdMatch:
+def match_images(catalog: pd.DataFrame, images: npt.NDArray[np.object_], path: Path | str) -> IdMatch:
     """Match `images`, the distinct ids of the file at `path`, with the rows of `catalog`.
 
     Ids are SOPInstanceUIDs; or file names, if no id is a SOPInstanceUID. Raises `InvalidInputError` if no slice matches
@@ -101,13 +99,3 @@ def _composed(name: str) -> str:
 
 def _caseless_stem(name: str) -> str:
     return _composed(file_stem(name.replace("\\", "/"))).casefold()
-
-
-def join_labels(catalog: pd.DataFrame, table: LabelTable, path: Path) -> tuple[pd.DataFrame, IdMatch]:
-    """Return `catalog` with the labels of `table`, and the match; an unlabelled slice has the defect `no_label`."""
-    match = match_images(catalog, table.images, path)
-    labelled = match.image >= 0
-    values = np.where(labelled[:, None], table.values[match.image], np.nan).astype(np.float32)
-    joined = catalog.assign(**{name: values[:, i] for i, name in enumerate(LABELS)})
-    joined.loc[~labelled & joined["defect"].isna(), "defect"] = "no_label"
-    return joined, match

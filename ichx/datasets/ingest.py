@@ -62,6 +62,7 @@ SCANNED: Final[dict[str, Any]] = {
     "intercept_repaired": "bool",
     "transfer_syntax": TEXT,
     "assumptions": TEXT,
+    "image_type": TEXT,
     **ACQUISITION,
     "defect": TEXT,
     "detail": TEXT,
@@ -202,6 +203,7 @@ def _record(handle: BinaryIO, header: SliceHeader) -> Record:
         repaired,
         header.transfer_syntax,
         " ".join(header.assumptions),
+        header.image_type,
         *astuple(header.acquisition),
         "",
         "",
@@ -211,7 +213,7 @@ def _record(handle: BinaryIO, header: SliceHeader) -> Record:
 _MISSING: Final[Record] = (
     *("", "", "", "", -1, 0, 0),
     *(NAN,) * 11,
-    *(NAN, NAN, False, NAN, NAN, 0, False, False, "", ""),
+    *(NAN, NAN, False, NAN, NAN, 0, False, False, "", "", ""),
     *astuple(Acquisition()),
 )
 

@@ -4,14 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
 from ichx.datasets.identity import of_known_patients
-from ichx.datasets.label_csv import LabelTable
+from ichx.datasets.label_join import JoinedLabels, TableMatch
 from ichx.datasets.series import describe_geometry
+from ichx.datasets.series_selection import SeriesSelection
 from ichx.datasets.subgroups import unusual_studies
 from ichx.datasets.summary import describe_assumptions, format_defects
+from ichx.labels import LABELS
 from ichx.text import format_count, format_examples
 
 
@@ -65,6 +68,19 @@ class IngestReport:
         for warning in reading_warnings(slices):
             self.warn(warning)
 
+    def add_selection(self, selection: SeriesSelection) -> None:
+        """Report which series were selected, and which were left out and why."""
+        of = format_count(selection.series, "series", "series")
+        self.inform(
+            f"Selected {selection.selected:,} of {of} in {format_count(selection.studies, 'study', 'studies')}."
+        )
+        for reason, (count, examples) in selection.reasons.items():
+            left_out = format_count(count, "series", "series")
+            self.inform(f"Left out {left_out}, {reason}{format_examples(examples, count)}.")
+        if count := len(selection.without):
+            studies = format_count(count, "study", "studies")
+            self.warn(f"{studies} without a suitable series{format_examples(selection.without, count)}.")
+
     def add_acquisition(self, slices: pd.DataFrame, summary: dict[str, Any]) -> None:
         """Report studies with contrast or of another body part, and implausible ages."""
         for found, what in unusual_studies(slices):
@@ -92,23 +108,54 @@ class IngestReport:
 
     def add_match(self, subject: str, match: IdMatch, *noun: str) -> None:
         """Report how the ids of `subject` match the slices; `noun` is what an id stands for, and its plural."""
-        self.inform(f"{subject}, matched by {COLUMN_NAMES[match.by]}.")
+        self.inform(f"{subject}, matched by {COLUMN_NAMES.get(match.by, match.by)}.")
         if match.absent:
             examples = format_examples(match.absent_examples, match.absent)
             self.warn(f"{format_count(match.absent, *noun)} without a slice{examples}.")
         if match.defective:
             self.warn(f"{format_count(match.defective, *noun)} whose file is excluded.")
 
-    def add_labels(self, table: LabelTable, match: IdMatch) -> None:
-        """Report the labels of `table` and how they match the slices."""
-        self.add_match(f"Labels of {format_count(len(table.images), 'image')}", match, "labelled image")
+    def add_labels(self, joined: JoinedLabels, slices: pd.DataFrame) -> None:
+        """Report the labels of each table, how they match the files, and how many labels of `slices` are known."""
+        for match in joined.matches:
+            self._add_table(match)
+        if (counts := joined.counts(slices)) is None:
+            return
+        for unit, by_label in counts.items():
+            if unit == "level":
+                continue
+            what = "slices" if unit == "slices" else "series" if counts["level"] == "series" else "studies"
+            known = [f"{name} {c['known']:,} ({c['positive']:,} positive)" for name, c in by_label.items()]
+            total = next(c["known"] + c["unknown"] for c in by_label.values())
+            self.inform(f"Known labels of {total:,} {what}: {', '.join(known)}.")
+        unlabelled = np.isnan(slices[list(LABELS)].to_numpy(np.float32)).all(axis=1)
+        if joined.groups is not None:
+            unlabelled &= ~slices["study"].isin(joined.groups["study"]).to_numpy()
+        if count := int(unlabelled.sum()):
+            studies = format_count(slices["study"][unlabelled].nunique(), "study", "studies")
+            self.warn(f"{format_count(count, 'slice')} of {studies} without any label: they are not trained on.")
+
+    def _add_table(self, found: TableMatch) -> None:
+        table, group = found.table, found.group
+        nouns = {"slice": ("labelled image",), "study": ("labelled study", "labelled studies")}
+        nouns |= {"series": ("labelled series", "labelled series"), "patient": ("labelled patient",)}
+        noun = nouns["slice" if group is None else group.level]
+        ids = format_count(len(table.ids), *(part.removeprefix("labelled ") for part in noun))
+        self.add_match(f"Labels of {ids}", found.match, *noun)
+        if group is not None and group.several:
+            self.warn(
+                f"{format_count(len(group.several), 'positive patient')} with several studies: which of them is "
+                f"positive is unknown{format_examples(group.several)}."
+            )
         if table.duplicates:
             self.inform(f"Merged {format_count(table.duplicates, 'duplicate row')} of the label CSV.")
         if table.any_computed:
-            self.inform("The label CSV has no `any`: it is the maximum of the subtypes.")
+            certain = ", where these are certain" if table.partial else ""
+            self.inform(f"The label CSV has no `any`: it is the maximum of the subtypes{certain}.")
         if table.any_differs:
-            images = f"{format_count(table.any_differs, 'image')} whose `any` is not the maximum of the subtypes"
-            self.warn(f"{images}{format_examples(table.any_examples, table.any_differs)}.")
+            images = f"{format_count(table.any_differs, noun[0].removeprefix('labelled '))} whose `any` is not the"
+            examples = format_examples(table.any_examples, table.any_differs)
+            self.warn(f"{images} maximum of the subtypes{examples}.")
 
     def add_sample(self, sample: dict[str, Any], match: IdMatch) -> None:
         """Report the counts of a sample submission and how it matches the slices."""

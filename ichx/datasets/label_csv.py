@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from ichx.datasets import csv_text
 from ichx.datasets.csv_text import line, list_rows
+from ichx.datasets.label_table import LabelTable
 from ichx.errors import InvalidInputError
 from ichx.labels import ANY, LABELS
 from ichx.text import EXAMPLES
@@ -26,24 +27,6 @@ FORMS: Final = f"`ID,Label` with `ID = <image>_<label>`, or the columns image, {
 
 WORDS: Final = {"1": ("true", "yes", "t", "y"), "0": ("false", "no", "f", "n")}
 """Words for a label, in any case."""
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """A valid label file."""
-
-    images: npt.NDArray[np.object_]
-    """(N,) ids in the order of their first rows."""
-    values: npt.NDArray[np.float32]
-    """(N, 6) in [0, 1]."""
-    duplicates: int
-    """Rows that repeat another row."""
-    any_differs: int
-    """Images whose `any` is not the maximum of the subtypes."""
-    any_examples: tuple[str, ...]
-    """Some of them."""
-    any_computed: bool = False
-    """The file has no `any`: it is the maximum of the subtypes."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +176,15 @@ def _label_table(
     if without_any:
         values[:, LABELS.index(ANY)] = maximum
     differs = np.flatnonzero(maximum != values[:, LABELS.index(ANY)])
-    return LabelTable(images, values, duplicates, len(differs), tuple(images[differs[:EXAMPLES]]), without_any)
+    return LabelTable(
+        images,
+        values,
+        origin=str(path),
+        duplicates=duplicates,
+        any_differs=len(differs),
+        any_examples=tuple(images[differs[:EXAMPLES]]),
+        any_computed=without_any,
+    )
 
 
 def split_ids(

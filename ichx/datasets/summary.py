@@ -12,6 +12,7 @@ from ichx.datasets.defects import DEFECTS
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_prevalences
 from ichx.datasets.series import count_flags
+from ichx.datasets.study_labels import study_labels_of
 from ichx.labels import LABELS
 from ichx.text import EXAMPLES
 
@@ -77,12 +78,21 @@ def format_defects(catalog: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
-def prevalences(slices: pd.DataFrame) -> dict[str, float] | None:
-    """Return the share of positive slices per label, None without labels."""
-    truth = slices[list(LABELS)]
-    if truth.isna().any(axis=None):
+def prevalences(slices: pd.DataFrame) -> dict[str, float | None] | None:
+    """Return the share of positive slices per label among those where it is known; None without labels.
+
+    The share of a label is None if it is not known for any slice, or if only a study or series is known to be positive:
+    the known slices are then those of negative studies.
+    """
+    truth = slices[list(LABELS)].to_numpy(np.float32)
+    of_group = study_labels_of(slices)
+    known = (~np.isnan(truth)).sum(axis=0)
+    if not known.any() and (of_group is None or np.isnan(of_group).all()):
         return None
-    return {name: float((truth[name] > 0.5).mean()) for name in LABELS}
+    if of_group is not None:
+        known = np.where((np.isnan(truth) & (of_group > 0.5)).any(axis=0), 0, known)
+    shares = (truth > 0.5).sum(axis=0) / np.maximum(known, 1)
+    return {name: float(shares[k]) if known[k] else None for k, name in enumerate(LABELS)}
 
 
 def header_families(slices: pd.DataFrame) -> list[dict[str, Any]]:
@@ -131,7 +141,9 @@ def summarize_folds(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) 
             "fold": fold,
             "slices": int((folds == fold).sum()),
             "patients": int(slices["patient"][folds == fold].nunique()),
-            "prevalences": dict(zip(LABELS, map(float, share), strict=True)),
+            "prevalences": {
+                name: None if np.isnan(value) else float(value) for name, value in zip(LABELS, share, strict=True)
+            },
         }
         for fold, share in zip(numbers, shares, strict=True)
     ]

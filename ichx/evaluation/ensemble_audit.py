@@ -228,7 +228,7 @@ class _Auditor(Checks):
             stored, recomputed = (
                 read_predictions(at / predictions_file(test), _AGAIN) for at in (self.folder, Path(folder))
             )
-        if not np.array_equal(expected.images, found.images):
+        if not np.array_equal(expected.ids, found.ids):
             raise WrongError(f"its images are not those of {test_set}")
         if not np.array_equal(stored.slice_ids, recomputed.slice_ids):
             raise WrongError(f"{predictions_file(test)} has other slices than {test_set}")
@@ -238,4 +238,4 @@ class _Auditor(Checks):
         )
         if difference > SUBMISSION_TOLERANCE:
             raise WrongError(f"it differs by {difference:.2g} from what the stored blend predicts for {test_set}")
-        return f"{format_count(len(found.images), 'image')} of {test_set} as the stored blend predicts them", None
+        return f"{format_count(len(found.ids), 'image')} of {test_set} as the stored blend predicts them", None

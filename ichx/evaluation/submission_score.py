@@ -63,10 +63,10 @@ def score_file(
             f"{format_examples(list(map(str, twice[:EXAMPLES])), len(twice))}.",
             "Score one file per fold, or their mean.",
         )
-    if not set(truth.images) <= set(ids):
-        ids = pd.Index(spell_like(table.images, pd.Series(truth.images)))
-    rows = ids.get_indexer(pd.Index(truth.images)) if ids.is_unique else np.full(len(truth.images), -1)
-    missing = truth.images[rows < 0]
+    if not set(truth.ids) <= set(ids):
+        ids = pd.Index(spell_like(table.images, pd.Series(truth.ids)))
+    rows = ids.get_indexer(pd.Index(truth.ids)) if ids.is_unique else np.full(len(truth.ids), -1)
+    missing = truth.ids[rows < 0]
     raise_problems(
         [
             f"{path}: no prediction of {format_count(len(missing), 'slice')} with labels"
@@ -77,15 +77,15 @@ def score_file(
         "Predict all labelled slices.",
     )
     y, p = truth.values.astype(np.float64), table.probabilities[rows]
-    dataset, patients = (None, None) if project is None else _find_patients(project, truth.images, labels)
+    dataset, patients = (None, None) if project is None else _find_patients(project, truth.ids, labels)
     scores = slice_scores(y, p)
     if project is not None:
         record_evaluation(
             project,
             EvaluationDraft(
                 "submit score",
-                rows_digest(truth.images, y),
-                rows_digest(truth.images, p),
+                rows_digest(truth.ids, y),
+                rows_digest(truth.ids, p),
                 scores.log_loss,
                 dataset=dataset,
                 version=None if dataset is None else project.store.version(dataset).number,

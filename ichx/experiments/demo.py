@@ -212,9 +212,9 @@ def _score_test(
     """Return the scores of the two submissions and of simpler predictions on the phantom's held-out labels."""
     phantom = project.workspace.root / PHANTOM
     truth = read_labels(phantom / TEST_LABELS)
-    row_of = {image: row for row, image in enumerate(truth.images)}
+    row_of = {image: row for row, image in enumerate(truth.ids)}
     submitted = [read_labels(project.workspace.root / blend.submissions[0].path) for blend in blends]
-    blended = [score(truth.values[[row_of[image] for image in table.images]], table.values) for table in submitted]
+    blended = [score(truth.values[[row_of[image] for image in table.ids]], table.values) for table in submitted]
 
     recipe = from_toml(project.store.experiment(numbers[0]).recipe)
     train, test = (load_dataset(project, name) for name in ("phantom", "phantom-test"))
@@ -231,7 +231,7 @@ def _score_test(
     sequence_ids, of_sequence = predict_test(project, project.store.experiment(sequence), test.version, "none")
     sequence_labels = truth.values[[row_of[i] for i in sequence_ids]]
     return DemoScores(
-        test_slices=len(truth.images),
+        test_slices=len(truth.ids),
         constant_score=constant_score(labels, truth.values),
         brightness_score=score(test_labels, brightness_baseline(shares[0], labels, shares[1])),
         single_score=score(member_labels, members[best.number][1]),

@@ -31,6 +31,8 @@ from ichx.inference.trained import InferenceOptions, training_warnings
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ichx.project import Project
     from ichx.training.callbacks import Callbacks
 
@@ -96,6 +98,8 @@ class FileOutputs:
     """Return the ids of patients, studies and series instead of their hashes."""
     id_map: bool = False
     """Return the ids behind the hashes too."""
+    check: "Callable[[Path, pd.DataFrame], None] | None" = None
+    """Receives the source and the catalog of the usable slices before anything is predicted; may raise."""
 
 
 def predict_files(
@@ -141,6 +145,8 @@ def predict_files_with(
     catalog = files.catalog(None if outputs.keep_ids else key)
     require_usable_slices(source, catalog)
     slices = usable_slices(catalog)
+    if outputs.check is not None:
+        outputs.check(source, slices)
     by_member = {}
     space = estimated_bytes(min(len(slices), CHUNK), LARGE_SIZE)
     local = local_folder(project.workspace, callbacks.note, space)

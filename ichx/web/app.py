@@ -34,6 +34,7 @@ from ichx.web import (
     experiments_page,
     jobs_page,
     overlays_api,
+    pixels_api,
     predict_api,
     reviews_api,
     studies_api,
@@ -44,7 +45,7 @@ from ichx.web import (
 )
 from ichx.web.feeds import Feeds
 from ichx.web.security import Guard, Security
-from ichx.web.site import Site, site_of, static_files
+from ichx.web.site import FOR_GOOD, Site, site_of, static_files
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ PAGES = (
     experiments_page,
     jobs_page,
     overlays_api,
+    pixels_api,
     predict_api,
     reviews_api,
     studies_api,
@@ -79,7 +81,6 @@ STATUS: dict[type[IchxError], int] = {
 """HTTP status by error; 503 for others, e.g. a database that is away."""
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 """Types of static files by suffix; independent of what the system knows. Other files are plain text."""
-FOR_GOOD = "private, max-age=31536000, immutable"
 
 
 def create_app(site: Site, guard: Guard) -> Starlette:

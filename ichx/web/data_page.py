@@ -19,8 +19,8 @@ from ichx.web.computed import Computed, StillComputingError
 from ichx.web.numbers import path_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, site_of
-from ichx.web.sources import PAGE_SECONDS, Source, sources_of, version_of
-from ichx.web.studies_api import pixel_version, study_url
+from ichx.web.sources import PAGE_SECONDS, Source, pixel_version, sources_of, version_of
+from ichx.web.studies_api import study_url
 from ichx.web.thumbnails import thumbnail_png
 
 if TYPE_CHECKING:
@@ -143,17 +143,22 @@ def _cache_row(cache: "FoundCache", missing: "dict[CacheSpec, int]") -> dict[str
 def _labels(version: DatasetVersion) -> list[dict[str, Any]]:
     """Return the prevalence of each label with the length of its bar in percent; an empty list without labels."""
     shares = version.summary.get("prevalences") or {}
-    most = max(shares.values(), default=0.0) or 1.0
+    counts = version.summary.get("label_counts", {}).get("slices", {})
+    most = max((share for share in shares.values() if share is not None), default=0.0) or 1.0
     return [
         {
             "name": label,
             "share": shares[label],
-            "positive": int(np.rint(shares[label] * version.slices)),
-            "bar": round(100 * shares[label] / most, 2),
+            "positive": _positive(shares[label], counts.get(label, {}).get("known", version.slices)),
+            "bar": round(100 * (shares[label] or 0) / most, 2),
         }
         for label in LABELS
         if label in shares
     ]
+
+
+def _positive(share: float | None, known: int) -> int | None:
+    return None if share is None else int(np.rint(share * known))
 
 
 def _kind(dataset: Dataset, version: DatasetVersion) -> str:

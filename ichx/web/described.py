@@ -17,7 +17,7 @@ SHOWN: Final = 6
 """Examples of a flag, an assumption or a defect."""
 LEAKS: Final = 50
 """Patients in more than one fold that are listed."""
-WITH_IMAGE: Final = frozenset({"duplicate_instance", "no_label"})
+WITH_IMAGE: Final = frozenset({"duplicate_instance", "no_label", "series_left_out"})
 """Defects of files whose pixels can be decoded."""
 
 

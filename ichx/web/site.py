@@ -27,6 +27,8 @@ from ichx.workspace import SETTINGS_FILE, Workspace, open_workspace
 if TYPE_CHECKING:
     from ichx.inference.predicted_files import Probabilities
 
+FOR_GOOD = "private, max-age=31536000, immutable"
+"""`Cache-Control` of what never changes under its URL."""
 NAVIGATION = (
     ("/experiments", "Experiments"),
     ("/studies", "Studies"),

@@ -244,6 +244,9 @@ def version_of(store: Store, source: str) -> DatasetVersion:
     return store.version(dataset, number)
 
 
+_CREATING = Lock()
+
+
 def sources_of(request: Request) -> Sources:
     """Return the sources of the app that handles `request`."""
     state = request.app.state
@@ -257,4 +260,12 @@ def sources_of(request: Request) -> Sources:
     return found
 
 
-_CREATING = Lock()
+def source_of(request: Request) -> Source:
+    """Return the source that the path of `request` names. Raises `NotFoundError`."""
+    return sources_of(request).get(request.path_params["source"])
+
+
+def pixel_version(source: Source) -> str:
+    """Return a text that changes with the pixels that are served for a source."""
+    keys = [cache.key[:8] for cache in source.caches.by_size().values()]
+    return f"{source.index.digest[:8]}{''.join(keys)}"

@@ -1,4 +1,4 @@
-"""Studies as JSON and pixels as bytes, for the viewer. No response has a path: file names may be names of patients."""
+"""Studies and predictions as JSON, for the viewer. No response has a path: file names may be names of patients."""
 
 from collections import Counter
 from typing import Any, Final
@@ -9,25 +9,23 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ichx.datasets.fold_numbers import TRAIN_ONLY
-from ichx.errors import NotFoundError
 from ichx.labels import LABELS
 from ichx.store import Ensemble
 from ichx.web.prediction_jobs import PredictionJobs
 from ichx.web.shown_errors import without_paths
 from ichx.web.site import Site, site_of
-from ichx.web.sources import Source, sources_of
+from ichx.web.sources import Source, pixel_version, source_of, sources_of
 
 FILE_PREDICTIONS: Final = "file:1"
 """The predictor of `ichx ui PATH --predictions FILE`."""
 PLAIN_CURVES: Final = "CNN,sequence,ensemble"
 """Curves of the viewer without test-time augmentation."""
-FOR_GOOD: Final = "private, max-age=31536000, immutable"
 
 
 @without_paths
 def study(request: Request) -> Response:
     """Return a study: series and slices in anatomical order, sizes of pixels, and what has predicted it."""
-    source = _source(request)
+    source = source_of(request)
     found = source.study(request.path_params["study"])
     rows = source.index.slices(found["study"])
     fold = found["fold"] if found["fold"] >= TRAIN_ONLY else None
@@ -54,33 +52,11 @@ def study(request: Request) -> Response:
 
 
 @without_paths
-def pixels(request: Request) -> Response:
-    """Return a slice as int16 little-endian HU, row by row."""
-    from ichx.cache.display import check_size, read_displayed
-
-    source = _source(request)
-    row = source.slice(request.path_params["slice"])
-    size = check_size(request.query_params.get("size"))
-    cache = source.caches.of(size)
-    if cache is None and (sizes := list(source.caches.by_size())):
-        raise NotFoundError(
-            f"There is no cache of {size} px.", f"Use one of {', '.join(map(str, sizes))}, or build it."
-        )
-    shown = read_displayed(cache, source.path, row, size)
-    headers = {"X-Rows": str(shown.hu.shape[0]), "X-Columns": str(shown.hu.shape[1]), "X-Centre": shown.centre}
-    if shown.spacing is not None:
-        headers["X-Spacing"] = f"{shown.spacing[0]:.6g},{shown.spacing[1]:.6g}"
-    version = request.query_params.get("v")
-    headers["Cache-Control"] = FOR_GOOD if version == pixel_version(source) else "no-store"
-    return Response(shown.hu.astype("<i2", copy=False).tobytes(), 200, headers, "application/octet-stream")
-
-
-@without_paths
 def predictions(request: Request) -> Response:
     """Return the curves of an experiment or ensemble for a study."""
     from ichx.evaluation.study_curves import ensemble_curves, experiment_curves, parse_predictor
 
-    source = _source(request)
+    source = source_of(request)
     found = source.study(request.path_params["study"])
     of = request.query_params.get("of", "")
     ids = [row["slice_id"] for row in source.index.slices(found["study"])]
@@ -99,7 +75,7 @@ def predictions(request: Request) -> Response:
 @without_paths
 def open_slice(request: Request) -> Response:
     """Redirect to a slice in the viewer, with the other parameters of the request."""
-    source = _source(request)
+    source = source_of(request)
     row = source.slice(request.path_params["slice"])
     query = [(name, value) for name, value in request.query_params.multi_items() if name != "slice"]
     return RedirectResponse(study_url(source.name, row["study"], [("slice", row["slice_id"]), *query]), 303)
@@ -159,16 +135,6 @@ def predictors(site: Site, source: Source) -> list[dict[str, Any]]:
             of, name = f"ensemble:{ensemble.number}", ensemble.name or ""
             found.append({"of": of, "name": name, "score": score, "folds": []})
     return found
-
-
-def pixel_version(source: Source) -> str:
-    """Return a text that changes with the pixels that are served for a source."""
-    keys = [cache.key[:8] for cache in source.caches.by_size().values()]
-    return f"{source.index.digest[:8]}{''.join(keys)}"
-
-
-def _source(request: Request) -> Source:
-    return sources_of(request).get(request.path_params["source"])
 
 
 def _series(source: Source, study: str, rows: list[dict[str, Any]], reviews: dict[str, int]) -> list[dict[str, Any]]:
@@ -273,7 +239,6 @@ def _review_counts(site: Site, source: Source, slice_ids: list[str]) -> dict[str
 
 ROUTES: Final = (
     Route("/api/studies/{source}/{study:path}", study),
-    Route("/api/pixels/{source}/{slice:path}", pixels),
     Route("/api/predictions/{source}/{study:path}", predictions),
     Route("/slices/{source}/{slice:path}", open_slice),
 )

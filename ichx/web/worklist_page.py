@@ -18,9 +18,9 @@ from ichx.labels import LABELS
 from ichx.store import Review
 from ichx.web.numbers import page_number
 from ichx.web.shown_errors import shown_error, without_paths
-from ichx.web.site import Site, csv_response, site_of
-from ichx.web.sources import FILES, PAGE_SECONDS, Source, sources_of
-from ichx.web.studies_api import FOR_GOOD, PLAIN_CURVES, pixel_version, predictors
+from ichx.web.site import FOR_GOOD, Site, csv_response, site_of
+from ichx.web.sources import FILES, PAGE_SECONDS, Source, pixel_version, sources_of
+from ichx.web.studies_api import PLAIN_CURVES, predictors
 from ichx.web.thumbnails import THUMBNAIL, thumbnail_png
 from ichx.web.worklist_data import Prepared, WorklistChoice, Worklists, default_threshold, parse_choice, scanners_of
 

@@ -42,7 +42,7 @@ def test_long_and_wide_files_have_equal_labels(tmp_path: Path) -> None:
         rows.append(",".join([*cells[:3], image, *cells[3:]]))
     names = [LABELS[i].upper() for i in order]
     wide = read_labels(write(tmp_path / "wide.csv", rows, ",".join([*names[:3], "Image", *names[3:]])))
-    assert long.images.tolist() == wide.images.tolist() == list(VALUES)
+    assert long.ids.tolist() == wide.ids.tolist() == list(VALUES)
     assert long.values.tolist() == wide.values.tolist() == list(VALUES.values())
     assert long.values.dtype == np.float32
 
@@ -51,7 +51,7 @@ def test_compressed_file_with_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv.gz"
     text = "\ufeffid,LABEL\r\n" + "\r\n".join(long_rows(VALUES)) + "\r\n"
     path.write_bytes(gzip.compress(text.encode()))
-    assert read_labels(path).images.tolist() == list(VALUES)
+    assert read_labels(path).ids.tolist() == list(VALUES)
 
 
 @settings(max_examples=40, deadline=None)
@@ -61,7 +61,7 @@ def test_order_of_rows_is_irrelevant(tmp_path_factory: pytest.TempPathFactory, d
     values = {image: data.draw(st.lists(st.integers(0, 1), min_size=6, max_size=6)) for image in images}
     rows = data.draw(st.permutations(long_rows(values)))
     table = read_labels(write(tmp_path_factory.mktemp("csv") / "a.csv", rows))
-    assert dict(zip(table.images, table.values.tolist(), strict=True)) == values
+    assert dict(zip(table.ids, table.values.tolist(), strict=True)) == values
     assert table.any_differs == sum(max(row[:5]) != row[5] for row in values.values())
 
 
@@ -182,7 +182,7 @@ LONG = ["ID,Label", *long_rows(VALUES)]
 def test_files_of_other_programs(tmp_path: Path, encoding: str, text: str) -> None:
     (tmp_path / "a.csv").write_bytes(text.encode(encoding))
     table = read_labels(tmp_path / "a.csv")
-    assert table.images.tolist() == list(VALUES)
+    assert table.ids.tolist() == list(VALUES)
     assert table.values.tolist() == list(VALUES.values())
     assert table.any_computed == ("any" not in text.lower())
 
@@ -197,7 +197,7 @@ def test_columns_of_a_wide_file(tmp_path: Path, name: str, any_column: bool) -> 
         for n, (image, row) in enumerate(VALUES.items())
     ]
     table = read_labels(write(tmp_path / "a.csv", rows, header))
-    assert table.images.tolist() == list(VALUES)
+    assert table.ids.tolist() == list(VALUES)
     assert table.values.tolist() == list(VALUES.values())
     assert table.any_computed != any_column
 
@@ -212,7 +212,7 @@ def test_a_pipe(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.write(writer, "\n".join(LONG).encode())
     os.close(writer)
-    assert read_labels(Path(f"/dev/fd/{reader}")).images.tolist() == list(VALUES)
+    assert read_labels(Path(f"/dev/fd/{reader}")).ids.tolist() == list(VALUES)
     os.close(reader)
     os.mkfifo(tmp_path / "pipe")
     assert "pipe" in problem(tmp_path / "pipe", error=CorruptFileError)

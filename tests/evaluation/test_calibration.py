@@ -121,7 +121,7 @@ def test_real_model_gains_from_calibration_on_other_images(shared_data: Path) ->
     with gzip.open(shared_data / "predictions" / "resnet50_holdout.csv.gz", "rt") as handle:
         table = pd.read_csv(handle)
     known = read_labels(shared_data / "labels" / "stage_2_train.csv.gz")
-    row_of = dict(zip(known.images, range(len(known.images)), strict=True))
+    row_of = dict(zip(known.ids, range(len(known.ids)), strict=True))
     labels = known.values[[row_of[image] for image in table["Image"]]].astype(np.float64)
     p = table[list(LABELS)].to_numpy(np.float64)
     first = np.arange(len(p)) % 2 == 0

@@ -19,7 +19,7 @@ def real(shared_data: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return labels and probabilities by image, in the same order."""
     predicted = pd.read_csv(shared_data / "predictions" / "resnet50_holdout.csv.gz").set_index("Image")[list(LABELS)]
     table = read_labels(shared_data / "labels" / "stage_2_train.csv.gz")
-    return pd.DataFrame(table.values, index=table.images, columns=list(LABELS)).loc[predicted.index], predicted
+    return pd.DataFrame(table.values, index=table.ids, columns=list(LABELS)).loc[predicted.index], predicted
 
 
 def test_scores_equal_those_of_scikit_learn(real: tuple[pd.DataFrame, pd.DataFrame]) -> None:

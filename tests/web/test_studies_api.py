@@ -11,8 +11,10 @@ import pytest
 from web_site import serving
 
 from ichx.cache.build import find_cache
+from ichx.cache.hu_cache import Cache
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_dataset
+from ichx.errors import CorruptFileError
 from ichx.evaluation.oof import read_oof
 from ichx.labels import LABELS
 from ichx.project import Project, open_project
@@ -95,6 +97,44 @@ def test_pixels_are_those_of_the_cache(
         assert float(answer.headers["X-Spacing"].split(",")[0]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_several_slices_are_those_of_single_requests(
+    client: "httpx.Client", project: Project, data: LoadedDataset, source: str
+) -> None:
+    size = recipe_spec(from_toml(project.store.experiment(1).recipe)).size
+    names = data.slices["slice_id"].iloc[[3, 0, 7]].tolist()
+    answer = client.get(f"/api/pixels/{source}", params={"size": size, "slice": names})
+    singles = [client.get(f"/api/pixels/{source}/{quote(name, safe='')}", params={"size": size}) for name in names]
+    assert answer.content == b"".join(one.content for one in singles)
+    assert answer.headers["X-Spacing"] == ";".join(one.headers["X-Spacing"] for one in singles)
+    assert (answer.headers["X-Missing"], answer.headers["X-Rows"]) == ("", str(size))
+    assert answer.headers["Cache-Control"] == singles[0].headers["Cache-Control"] == "no-store"
+
+
+def test_a_slice_without_pixels_in_the_cache_is_missing_in_a_block(
+    client: "httpx.Client", project: Project, data: LoadedDataset, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = recipe_spec(from_toml(project.store.experiment(1).recipe)).size
+    names, read = data.slices["slice_id"].iloc[:3].tolist(), Cache.read
+
+    def damaged(cache: Cache, row: int) -> Any:
+        if row == 1:
+            raise CorruptFileError("Row 1 is damaged.", "Build the cache again.")
+        return read(cache, row)
+
+    monkeypatch.setattr(Cache, "read", damaged)
+    answer = client.get(f"/api/pixels/{source}", params={"size": size, "slice": names})
+    assert (answer.headers["X-Missing"], len(answer.content)) == ("1", 2 * 2 * size * size)
+
+
+@pytest.mark.parametrize("count", [0, 17])
+def test_too_few_or_many_slices_are_refused(
+    client: "httpx.Client", data: LoadedDataset, source: str, count: int
+) -> None:
+    names = data.slices["slice_id"].iloc[:count].tolist()
+    answer = client.get(f"/api/pixels/{source}", params={"slice": names})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_input")
+
+
 def test_predictions_are_the_stored_ones(
     client: "httpx.Client", project: Project, data: LoadedDataset, source: str
 ) -> None:
@@ -138,7 +178,8 @@ def test_only_ids_that_a_source_has_are_answered(
     urls = [f"/api/studies/{source}/{quoted}", f"/api/pixels/{source}/{quoted}", f"/slices/{source}/{quoted}"]
     urls += [f"/api/predictions/{source}/{quoted}?of=experiment:1"]
     urls += [f"/api/studies/{one}/{study}" for one in (quoted, f"{quoted}@1", f"{data.version.dataset}@{quoted}")]
-    urls += [f"/api/pixels/{quoted}/{slice_id}"]
+    urls += [f"/api/pixels/{quoted}/{slice_id}", f"/api/pixels/{quoted}@1?slice={slice_id}"]
+    urls += [f"/api/pixels/{source}?slice={slice_id}&slice={quoted}"]
     for url in urls:
         answer = client.get(url)
         assert answer.status_code == 404, url

@@ -466,19 +466,57 @@ def test_files_are_predicted_on_request(serve_studies: ServeStudies, tab: OpenTa
     wait_for_slice(page, "a1")
 
 
-def test_neighbours_are_loaded_in_advance_and_only_once(serve_studies: ServeStudies, tab: OpenTab) -> None:
+def test_neighbours_are_loaded_in_advance_in_blocks_and_only_once(serve_studies: ServeStudies, tab: OpenTab) -> None:
     served, fake = serve_studies(count=60)
     page = tab(served).open(f"{PATH}?slice=a20")
     wait_for_slice(page, "a20")
     page.wait_for_load_state("networkidle")
-    assert set(fake.pixel_requests()) == {f"a{i}" for i in range(17, 31)}
+    assert sorted(fake.pixel_requests()) == sorted(f"a{i}" for i in range(16, 32))
     for index in range(21, 25):
         page.keyboard.press("ArrowDown")
         wait_for_slice(page, f"a{index}")
     page.wait_for_load_state("networkidle")
-    requested = fake.pixel_requests()
-    assert sorted(requested) == sorted({f"a{i}" for i in range(17, 35)})
-    assert all("size=32" in one and "v=d1" in one for one in fake.requests if one.startswith("/pixels"))
+    assert sorted(fake.pixel_requests()) == sorted(f"a{i}" for i in range(16, 40))
+    requests = [one for one in fake.requests if one.startswith("/pixels")]
+    assert [one.count("slice=") for one in requests][::3] == [0, 8], "the slice that is shown comes first"
+    assert sorted(one.count("slice=") for one in requests) == [0, 7, 8, 8]
+    assert all("size=32" in one and "v=d1" in one for one in requests)
+
+
+def test_slices_of_files_are_loaded_one_by_one(serve_studies: ServeStudies, tab: OpenTab) -> None:
+    served, fake = serve_studies(count=60, sizes=())
+    page = tab(served).open(f"{PATH}?slice=a20")
+    wait_for_slice(page, "a20")
+    page.wait_for_load_state("networkidle")
+    assert sorted(fake.pixel_requests()) == sorted(f"a{i}" for i in range(17, 31))
+    assert not any("slice=" in one for one in fake.requests if one.startswith("/pixels"))
+
+
+def test_a_block_has_the_pixels_of_its_slices_and_the_reason_of_each_that_is_missing(
+    serve_studies: ServeStudies, tab: OpenTab
+) -> None:
+    served, fake = serve_studies(count=12, damaged=frozenset({5}))
+    page = tab(served, allow_errors=True).open(f"{PATH}?slice=a0")
+    wait_for_slice(page, "a0")
+    page.wait_for_load_state("networkidle")
+    fake.requests.clear()
+    found = page.evaluate(
+        """async () => {
+          const { SliceLoader } = await import("/static/viewer_slices.js");
+          const urlOfBlock = (ids) => "/api/pixels/set@1?" + new URLSearchParams(ids.map((id) => ["slice", id]));
+          const loader = new SliceLoader((id) => `/api/pixels/set@1/${id}`, { urlOfBlock });
+          const ids = [...Array(8).keys()].map((i) => `a${i}`);
+          loader.prefetch(ids, 4, 1);
+          const all = await Promise.allSettled(ids.map((id) => loader.load(id)));
+          return all.map((one) => one.status === "fulfilled" ? [...one.value.hu] : one.reason.message);
+        }"""
+    )
+    for index, values in enumerate(found):
+        if index == 5:
+            assert values == "Slice a5 is damaged: 3 bytes of 9. Read `ichx --help`."
+        else:
+            assert values == hu_of(index).ravel().tolist()
+    assert [one.count("slice=") for one in fake.requests] == [8, 0], "only the missing one is requested alone"
 
 
 def test_the_memory_of_slices_is_bounded(serve_studies: ServeStudies, tab: OpenTab) -> None:

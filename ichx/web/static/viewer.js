@@ -32,10 +32,18 @@ const tables = new Map(); // grey levels by window
 const series = () => study.series[state.at];
 const facts = () => series().slices[state.index];
 const sized = () => (study.pixels.sizes.length ? { size: Math.max(...study.pixels.sizes) } : {});
-const loader = new SliceLoader((id) => {
-  const query = new URLSearchParams({ ...sized(), ...(study.pixels.version && { v: study.pixels.version }) });
+const pixelQuery = () => new URLSearchParams({ ...sized(), ...(study.pixels.version && { v: study.pixels.version }) });
+const urlOfSlice = (id) => {
+  const query = pixelQuery();
   return `${path("pixels", id)}${query.size ? `?${query}` : ""}`;
-});
+};
+const urlOfBlock = (ids) => {
+  if (!study.pixels.sizes.length) return null; // slices of files differ in size, and take a while each
+  const query = pixelQuery();
+  for (const id of ids) query.append("slice", id);
+  return `${path("pixels")}?${query}`;
+};
+const loader = new SliceLoader(urlOfSlice, { urlOfBlock });
 const predictions = new Predictions((of) => `${path("predictions", studyId)}?${new URLSearchParams({ of })}`, source.startsWith("folder@") ? path("predictions") : null);
 const address = new Address(() => addressOf(state, { slice: facts()?.id, series: series().series, several: study.series.length > 1, labels }));
 const reviews = new Reviews($("reviews"), source, () => showCurves());

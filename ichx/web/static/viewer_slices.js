@@ -2,11 +2,12 @@
 
 const MEMORY = 96 * 1024 * 1024;
 const AHEAD = 10, BEHIND = 3;
-const AT_ONCE = 4;
+const AT_ONCE = 4; // requests
+const BLOCK = 8; // slices of one request
 const BIG_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 0;
 
-/** Fetch a body of numbers. Throws an Error whose message has the problem and the remedy. */
-export async function getMap(url, signal) {
+/** Request a body of numbers. Throws an Error whose message has the problem and the remedy. */
+async function fetchChecked(url, signal) {
   let response;
   try {
     response = await fetch(url, { signal });
@@ -23,20 +24,35 @@ export async function getMap(url, signal) {
     } catch { /* plain text of the server's checks */ }
     throw Object.assign(new Error(problem), { status: response.status });
   }
-  const buffer = await response.arrayBuffer();
-  return { buffer, headers: response.headers, rows: Number(response.headers.get("X-Rows")), columns: Number(response.headers.get("X-Columns")) };
+  return response;
 }
 
-/** The pixels of slices by id, at most `MEMORY` bytes of them. */
+function shape(headers) { return [Number(headers.get("X-Rows")), Number(headers.get("X-Columns"))]; }
+
+/** Fetch a body of numbers. Throws an Error whose message has the problem and the remedy. */
+export async function getMap(url, signal) {
+  const response = await fetchChecked(url, signal), [rows, columns] = shape(response.headers);
+  return { buffer: await response.arrayBuffer(), headers: response.headers, rows, columns };
+}
+
+/**
+ * The pixels of slices by id, at most `MEMORY` bytes of them. The slice that is shown is requested alone, its neighbours
+ * in blocks of the list: one request of several slices takes less time of the server than several requests.
+ */
 export class SliceLoader {
   #loaded = new Map(); // id -> slice; the most recently used one is the last
-  #pending = new Map(); // id -> { promise, controller }
+  #pending = new Map(); // id -> { promise, resolve, reject, request }
+  #requests = new Set(); // { ids, shown, controller }
   #bytes = 0;
-  #wanted = [];
+  #wanted = []; // lists of ids
 
-  /** `urlOf(id)` returns the URL of a slice's pixels; `memory` is in bytes. */
-  constructor(urlOf, { memory = MEMORY } = {}) {
+  /**
+   * `urlOf(id)` returns the URL of a slice's pixels, `urlOfBlock(ids)` that of several slices, or null where they can only
+   * be requested one by one; `memory` is in bytes.
+   */
+  constructor(urlOf, { urlOfBlock = () => null, memory = MEMORY } = {}) {
     this.urlOf = urlOf;
+    this.urlOfBlock = urlOfBlock;
     this.memory = memory;
   }
 
@@ -58,59 +74,117 @@ export class SliceLoader {
   load(id) {
     const slice = this.peek(id);
     if (slice) return Promise.resolve(slice);
-    if (!this.#pending.has(id)) {
-      const controller = new AbortController(), entry = { controller, promise: this.#fetch(id, controller.signal) };
-      this.#pending.set(id, entry);
-      entry.promise.catch(() => {}).then(() => {
-        if (this.#pending.get(id) === entry) this.#pending.delete(id);
-        this.#next();
-      });
-    }
+    if (!this.#pending.has(id)) this.#request([id], true);
     return this.#pending.get(id).promise;
   }
 
   /** Load the neighbours of `ids[index]` in advance, more of them in `direction`; cancel requests for others. */
   prefetch(ids, index, direction) {
-    const near = [];
+    const near = [index];
     for (let far = 1; far <= AHEAD; far++) {
       near.push(index + far * direction);
       if (far <= BEHIND) near.push(index - far * direction);
     }
-    this.#wanted = near.filter((i) => i >= 0 && i < ids.length).map((i) => ids[i]);
-    const keep = new Set([ids[index], ...this.#wanted]);
-    for (const id of [...this.#pending.keys()]) if (!keep.has(id)) this.#cancel(id);
+    const wanted = near.filter((i) => i >= 0 && i < ids.length);
+    const keep = new Set(wanted.map((i) => ids[i]));
+    for (const request of [...this.#requests]) if (!request.ids.some((id) => keep.has(id))) this.#cancel(request);
+    const blocks = new Map(); // blocks start at fixed places: a browser keeps what it has received under the same URL
+    for (const i of wanted) {
+      if (this.#loaded.has(ids[i]) || this.#pending.has(ids[i])) continue;
+      const block = Math.floor(i / BLOCK);
+      if (!blocks.has(block)) blocks.set(block, ids.slice(block * BLOCK, (block + 1) * BLOCK));
+    }
+    this.#wanted = [...blocks.values()];
+    if (this.#wanted.length && this.urlOfBlock(this.#wanted[0]) === null) {
+      this.#wanted = wanted.slice(1).map((i) => [ids[i]]);
+    }
     this.#next();
   }
 
   /** Forget all slices, e.g. before another size is loaded. */
   clear() {
-    for (const id of [...this.#pending.keys()]) this.#cancel(id);
+    for (const request of [...this.#requests]) this.#cancel(request);
     this.#loaded.clear();
     this.#wanted = [];
     this.#bytes = 0;
   }
 
-  #cancel(id) {
-    this.#pending.get(id).controller.abort();
-    this.#pending.delete(id);
+  #cancel(request) {
+    request.controller.abort();
+    this.#requests.delete(request);
+    for (const id of request.ids) if (this.#pending.get(id)?.request === request) this.#pending.delete(id);
   }
 
+  /** Request what is wanted in advance, after the slice that is shown. */
   #next() {
-    while (this.#wanted.length && this.#pending.size < AT_ONCE) {
-      const id = this.#wanted.shift();
-      if (!this.#loaded.has(id) && !this.#pending.has(id)) this.load(id);
+    if ([...this.#requests].some((one) => one.shown)) return;
+    while (this.#wanted.length && this.#requests.size < AT_ONCE) {
+      const ids = this.#wanted.shift().filter((id) => !this.#loaded.has(id) && !this.#pending.has(id));
+      if (ids.length) this.#request(ids);
     }
   }
 
-  async #fetch(id, signal) {
+  /** Request slices that are neither in memory nor requested; `shown`: somebody waits for it. */
+  #request(ids, shown = false) {
+    const request = { ids, shown, controller: new AbortController() };
+    this.#requests.add(request);
+    for (const id of ids) {
+      const entry = { request };
+      entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
+      entry.promise.catch(() => {}); // of a slice that nobody waits for
+      this.#pending.set(id, entry);
+    }
+    const { signal } = request.controller;
+    const fetched = ids.length > 1 ? this.#fetchBlock(request, signal) : this.#fetchSlice(ids[0], signal);
+    const entries = ids.map((id) => this.#pending.get(id));
+    fetched.catch((error) => entries.forEach((entry) => entry.reject(error))).then(() => {
+      for (const [i, id] of ids.entries()) if (this.#pending.get(id) === entries[i]) this.#pending.delete(id);
+      this.#requests.delete(request);
+      this.#next();
+    });
+  }
+
+  async #fetchSlice(id, signal) {
     const { buffer, headers, rows, columns } = await getMap(this.urlOf(id), signal);
     signal.throwIfAborted();
     if (!(rows > 0 && columns > 0) || buffer.byteLength !== 2 * rows * columns) {
       throw new Error(`The server sent ${buffer.byteLength} bytes for ${rows} x ${columns} pixels of ${id}.`);
     }
+    this.#keep(id, buffer, rows, columns, headers.get("X-Spacing"));
+  }
+
+  /** Receive several slices, each of which can be shown as soon as its last byte has arrived. */
+  async #fetchBlock({ ids }, signal) {
+    const response = await fetchChecked(this.urlOfBlock(ids), signal);
+    const [rows, columns] = shape(response.headers), bytes = 2 * rows * columns;
+    const missing = new Set((response.headers.get("X-Missing") || "").split(",").filter(Boolean).map(Number));
+    const spacings = (response.headers.get("X-Spacing") || "").split(";");
+    const coming = [...ids.keys()].filter((place) => !missing.has(place)), reader = response.body.getReader();
+    let slice = new Uint8Array(bytes), filled = 0, done = 0;
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      signal.throwIfAborted();
+      for (let at = 0; at < part.value.length && done < coming.length; ) {
+        const taken = part.value.subarray(at, at + bytes - filled);
+        slice.set(taken, filled);
+        at += taken.length;
+        filled += taken.length;
+        if (filled < bytes) continue;
+        const place = coming[done++];
+        this.#keep(ids[place], slice.buffer, rows, columns, spacings[place]);
+        [slice, filled] = [new Uint8Array(bytes), 0];
+      }
+    }
+    if (done < coming.length) throw new Error(`The server sent ${done} of ${coming.length} slices.`);
+    for (const place of missing) { // alone, it has the reason
+      const entry = this.#pending.get(ids[place]);
+      await this.#fetchSlice(ids[place], signal).catch((error) => entry?.reject(error));
+    }
+  }
+
+  #keep(id, buffer, rows, columns, spacing) {
     if (BIG_ENDIAN) swapBytes(buffer);
-    const spacing = headers.get("X-Spacing")?.split(",").map(Number) ?? null; // of these pixels, unlike that of the file
-    const slice = { id, rows, columns, spacing, hu: new Int16Array(buffer) };
+    // of these pixels, unlike that of the file
+    const slice = { id, rows, columns, spacing: spacing ? spacing.split(",").map(Number) : null, hu: new Int16Array(buffer) };
     this.#loaded.set(id, slice);
     this.#bytes += buffer.byteLength;
     for (const [old, one] of this.#loaded) {
@@ -118,7 +192,7 @@ export class SliceLoader {
       this.#loaded.delete(old);
       this.#bytes -= one.hu.byteLength;
     }
-    return slice;
+    this.#pending.get(id)?.resolve(slice);
   }
 }
 

@@ -1,0 +1,55 @@
+"""Labels of studies and series in a version of a dataset: the file, and the columns that they add to its slices.
+
+A label 0 of a group is the label 0 of each of its slices and is in the catalog. A label 1 says that some slice is
+positive, not which: the slices remain unknown, and the group's label is in `study-labels.parquet`.
+"""
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ichx.labels import LABEL_GROUP, LABELS, STUDY_LABELS
+
+STUDY_LABELS_FILE: Final = "study-labels.parquet"
+"""One row per labelled group: `study`, `series` (empty for all of the study's series) and the six labels."""
+
+
+def with_study_labels(catalog: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
+    """Return `catalog` with the columns `STUDY_LABELS` and `LABEL_GROUP`: the labels of the `groups` of its rows."""
+    by_study, by_series = (groups[(groups["series"] == "") == whole] for whole in (True, False))
+    row = pd.Index(by_study["study"]).get_indexer(pd.Index(catalog["study"]))
+    of_series = pd.MultiIndex.from_frame(by_series[["study", "series"]]).get_indexer(
+        pd.MultiIndex.from_frame(catalog[["study", "series"]])
+    )
+    values = np.full((len(catalog), len(LABELS)), np.nan, np.float32)
+    names = np.full(len(catalog), "", object)
+    for rows, table in ((row, by_study), (of_series, by_series)):
+        known = rows >= 0
+        values[known] = table[list(LABELS)].to_numpy(np.float32)[rows[known]]
+        names[known] = (table["study"] + np.where(table["series"] == "", "", " ") + table["series"]).to_numpy(object)[
+            rows[known]
+        ]
+    columns = {name: values[:, k] for k, name in enumerate(STUDY_LABELS)}
+    return catalog.assign(**columns, **{LABEL_GROUP: names})
+
+
+def has_study_labels(slices: pd.DataFrame) -> bool:
+    """Return whether `slices` are of a dataset with labels of studies or series."""
+    return LABEL_GROUP in slices
+
+
+def study_labels_of(slices: pd.DataFrame) -> npt.NDArray[np.float64] | None:
+    """Return the label of the group of each slice, (N, 6), NaN where unknown; None for a dataset without groups."""
+    return slices[list(STUDY_LABELS)].to_numpy(np.float64) if has_study_labels(slices) else None
+
+
+def possible_labels(slices: pd.DataFrame) -> npt.NDArray[np.float32]:
+    """Return the labels (N, 6) with those of the group where a slice's label is unknown: what it may be.
+
+    For stratification, where a slice of a positive study counts as positive.
+    """
+    labels = slices[list(LABELS)].to_numpy(np.float32)
+    of_group = study_labels_of(slices)
+    return labels if of_group is None else np.where(np.isnan(labels), of_group, labels).astype(np.float32)
