@@ -76,6 +76,11 @@ def test_a_study_has_its_slices_from_head_to_foot_with_labels_and_folds(
         assert one["position"] == row["position"]
         assert one["side"] == {"left": "R", "right": "L"}
         assert one["fold"] == study["fold"]
+        header = one["header"]
+        assert header["kernel"] == row["kernel"]
+        assert header["slice thickness"] == pytest.approx(row["thickness"])
+        assert header["age"] == row["age"]
+        assert "institution" not in header
     assert [p["of"] for p in study["predictors"]] != []
     assert study["pixels"]["problem"] is None
 
