@@ -34,6 +34,7 @@ PANELS = {
         "recalibrate": "recalibrate:recalibrate",
         "audit": "audit:audit",
         "report": "report:report",
+        "figures": "figures:figures",
         "ensemble": "ensemble:app",
         "submit": "submit:app",
         "predict": "predict:predict",

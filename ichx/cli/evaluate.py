@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -73,6 +73,10 @@ def evaluate(
         typer.Option("--against", metavar="MODEL", help="Compare with this experiment, or ensemble:3, paired."),
     ] = None,
     recalibrated: Recalibrated = None,
+    overlap: Annotated[
+        Literal["refuse", "exclude", "mark"],
+        typer.Option("--overlap", help="What to do with patients that the experiment's dataset has, too."),
+    ] = "refuse",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File for slices and studies with labels and losses: .csv, .json or .parquet."),
@@ -95,7 +99,7 @@ def evaluate(
     """Score an experiment or an ensemble on another labelled dataset.
 
     Averages the logits of views and finished folds, and saves the predictions. Refuses datasets that
-    share patients or slices with the experiment's own.
+    share patients or slices with the experiment's own, unless `--overlap` excludes them or marks the score.
 
     Example: `ichx evaluate 6 --dataset cq500 --tta hflip --label any`
 
@@ -158,7 +162,9 @@ def evaluate(
                 model = ready_experiment(project, subject, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated, dataset)
-            found, slices = evaluate_slices_with(project, model, dataset, callbacks=view, pooling=pooling)
+            found, slices = evaluate_slices_with(
+                project, model, dataset, callbacks=view, pooling=pooling, overlap=overlap
+            )
             if out is not None:
                 ids = hashed_ids(project.workspace, slices)
                 if keep_ids:
@@ -184,7 +190,7 @@ def evaluate(
                 second = (ready_ensemble if other[1] else partial(ready_experiment, note=view.note))(
                     project, other[0], options
                 )
-                paired = compare_models(project, (model, slices), second, pooling, callbacks=view)
+                paired = compare_models(project, (model, slices), second, pooling, callbacks=view, overlap=overlap)
             if fields:
                 groups = all_subgroup_scores(slices.predicted, fields, labels or ["any"], pooling)
     if as_json:
@@ -208,6 +214,9 @@ def evaluate(
         if paired is not None and other is not None:
             print_paired(paired, _name(subject, ensemble is not None), _name(*other))
         print_subgroups(groups)
+    if found.overlap:
+        patients = f"{format_count(found.overlap, 'patient')} also in the experiment's dataset"
+        notice(f"{patients}: {'excluded' if overlap == 'exclude' else 'scored, with the mark `overlap`'}.")
     if len(fitting) < len(stored):
         notice(f"{format_count(len(stored) - len(fitting), 'stored threshold')} of other views, averages or poolings.")
     for file in written:

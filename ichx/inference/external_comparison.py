@@ -14,6 +14,7 @@ from ichx.evaluation.reader_agreement import ReaderComparison, compare_readers
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.subgroup_scores import Predicted
 from ichx.inference.evaluate import EvaluatedSlices, evaluate_slices_with
+from ichx.inference.overlap import OverlapChoice
 from ichx.inference.ready_model import ReadyModel
 from ichx.inference.recalibrate import subject_of
 from ichx.labels import LABELS
@@ -30,6 +31,7 @@ def compare_models(
     pooling: Pooling,
     *,
     callbacks: "Callbacks",
+    overlap: OverlapChoice = "refuse",
 ) -> PairedScores:
     """Return the paired differences of two models on the slices that both predict.
 
@@ -39,9 +41,11 @@ def compare_models(
         second: The other model. Raises like `evaluate_slices`, e.g. if it was trained on patients of the dataset.
         pooling: How slices are pooled to studies.
         callbacks: Receives progress and notes.
+        overlap: What happens to patients that the other model's dataset has, too.
     """
     model, slices = first
-    _, others = evaluate_slices_with(project, second, slices.data.version.dataset, callbacks=callbacks, pooling=pooling)
+    dataset = slices.data.version.dataset
+    _, others = evaluate_slices_with(project, second, dataset, callbacks=callbacks, pooling=pooling, overlap=overlap)
     _, one, two = np.intersect1d(slices.rows, others.rows, return_indices=True)
     found = paired_scores(_take(slices.predicted, one), _take(others.predicted, two), pooling)
     fitting = [

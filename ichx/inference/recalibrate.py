@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.datasets.dataset import LoadedDataset, load_version
-from ichx.datasets.identity import of_known_patients
+from ichx.datasets.overlap import load_identity, matching_patients
 from ichx.errors import ConflictError, NotFoundError
 from ichx.evaluation.evaluation_count import rows_digest
 from ichx.evaluation.operating_points import Subject, oof_digest
@@ -21,7 +21,7 @@ from ichx.evaluation.recalibration_file import (
     find_recalibration,
     store_recalibration,
 )
-from ichx.inference.evaluate import hashed_patients, predict_labelled
+from ichx.inference.evaluate import predict_labelled
 from ichx.inference.ready_model import ReadyModel
 from ichx.text import format_count
 
@@ -120,11 +120,10 @@ def _refuse_sample(project: "Project", stored: Recalibration, data: LoadedDatase
         sample = load_version(project.workspace, project.store.version(stored.dataset, stored.dataset_version))
     except NotFoundError:
         return  # a recalibration from another workspace, whose sample is not here
-    ids, known = (hashed_patients(project.workspace, of) for of in (data, sample))
-    by_study = "study" in (of.version.summary.get("group_by") for of in (data, sample))
-    shared = of_known_patients(ids, known, by_study=by_study)
-    if shared.any():
-        count = format_count(ids["patient"][shared].nunique(), "patient")
+    ids, known = (load_identity(project.workspace, of.version) for of in (data, sample))
+    shared = matching_patients(ids, known)["patient"].unique()
+    if len(shared):
+        count = format_count(len(shared), "patient")
         raise ConflictError(
             f"{data.version.dataset} and {stored.dataset}, on which the recalibration {stored.name!r} was fitted, have "
             f"{count} in common.",
