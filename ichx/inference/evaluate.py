@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import LoadedDataset, load_version
-from ichx.errors import ChangedDataError, NotReadyError
+from ichx.datasets.fold_labels import PSEUDO
+from ichx.errors import ChangedDataError, NotReadyError, UnsupportedError
 from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
@@ -237,6 +238,9 @@ def _predict_members(
         raise NotReadyError(
             f"{dataset} has no labels.", f"`ichx predict {subject} PATH` predicts files without labels."
         )
+    if PSEUDO in version.summary:
+        problem = f"{dataset} has pseudo-labels, which are never scored."
+        raise UnsupportedError(problem, "Choose a dataset with labels of readers.")
     data = load_version(project.workspace, version)
     shared = shared_slices(project, model.shown, data, overlap)
     predicted = {
