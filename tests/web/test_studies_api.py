@@ -89,14 +89,7 @@ def test_a_slice_has_the_fields_of_its_header(dataset_copy: Path, serve: Serve) 
         path = dataset_copy / version.path / "catalog.parquet"
     catalog = pd.read_parquet(path)
     header = {"manufacturer": "GE", "kernel": "H30s", "kvp": 120.0, "thickness": 5.0, "age": "60-69"}
-        "manufacturer": "GE",
-        "kernel": "H30s",
-        "kvp": 120.0,
-        "thickness": 5.0,
-        "age": "60-69",
-        "institution": "ab12",
-    }
-    catalog.assign(**header).to_parquet(path)
+    catalog.assign(**header, institution="ab12").to_parquet(path)
     with serve(dataset_copy).client() as client:
         study = get(client, f"/api/studies/ph@{version.number}/{catalog['study'].iloc[0]}")
     expected = {"manufacturer": "GE", "kernel": "H30s", "kVp": 120.0, "slice thickness": 5.0, "age": "60-69"}
