@@ -31,8 +31,10 @@ PANELS = {
     "Results": {
         "scores": "scores:scores",
         "threshold": "threshold:threshold",
+        "recalibrate": "recalibrate:recalibrate",
         "audit": "audit:audit",
         "report": "report:report",
+        "figures": "figures:figures",
         "ensemble": "ensemble:app",
         "submit": "submit:app",
         "predict": "predict:predict",

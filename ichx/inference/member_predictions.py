@@ -90,6 +90,11 @@ class DatasetPrediction:
     studies: dict[int, FloatArray] = field(default_factory=dict)
     """Probabilities of each slice's study by fold `(N, 6)`, of a sequence experiment; else empty."""
 
+    def take(self, rows: npt.NDArray[np.int64]) -> "DatasetPrediction":
+        """Return the predictions of some rows."""
+        folds, studies = ({k: values[rows] for k, values in of.items()} for of in (self.folds, self.studies))
+        return replace(self, slice_ids=self.slice_ids[rows], folds=folds, studies=studies)
+
 
 def predict_files_by_fold(
     trained: Trained,
@@ -323,7 +328,7 @@ def _predict_missing(
                         path=path.relative_to(project.workspace.root).as_posix(),
                         slices=len(rows),
                         digest=write_predictions(path, Predictions(ids, logits, network.hardware.precision)),
-                        score=score(labels, probabilities(logits)),
+                        score=None if version.label_digest is None else score(labels, probabilities(logits)),
                     )
                 )
             project.store.add_predictions(drafts)
@@ -366,7 +371,7 @@ def _predict_missing_series(
                 digest=write_predictions(
                     path, Predictions(ids[found.rows], found.logits, precision, found.study_logits)
                 ),
-                score=score(labels[found.rows], probabilities(found.logits)),
+                score=None if version.label_digest is None else score(labels[found.rows], probabilities(found.logits)),
             )
             project.store.add_predictions([draft])
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from ichx.evaluation.ranking import SENSITIVITIES, SPECIFICITIES
 from ichx.evaluation.scores import SENSITIVITY_METRICS, SPECIFICITY_METRICS
+from ichx.evaluation.subgroup_scores import worst_of
 from ichx.experiment_files import REPORT_FILE
 from ichx.files import absolute_path, check_suffix, check_writable, write_text
 from ichx.labels import LABELS
@@ -147,6 +148,7 @@ def page_environment() -> Environment:
         "count": "{:,}".format,
         "quantity": format_count,
         "share": _format_share,
+        "worst": worst_of,
     }
     script, style = _read_resource("page.js"), _read_resource("page.css")
     environment.globals |= {
