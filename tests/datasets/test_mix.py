@@ -77,8 +77,8 @@ def test_the_order_of_parts_does_not_matter(project: Project, tmp_path: Path) ->
         (["one", "plain"], "both", ConflictError, ["'plain' has no labels"]),
         (["one", "many"], "both", ConflictError, ["one 2, many 3"]),
         (["one", "unscored"], "both", ConflictError, ["unscored has no folds"]),
-        (["one", "same"], "both", ConflictError, ["2 patients are in one and same"]),
-        (["one", "kept"], "both", ConflictError, ["1 patient is in kept and one"]),
+        (["one", "same"], "both", ConflictError, ["2 patients are in one and same (by PatientID)"]),
+        (["one", "kept"], "both", ConflictError, ["1 patient is in kept and one (by PatientID)"]),
     ],
 )
 def test_refused(
