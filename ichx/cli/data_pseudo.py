@@ -24,7 +24,7 @@ def pseudo(
     soft: Annotated[bool, typer.Option("--soft", help="Use the probabilities as labels; the default.")] = False,
     hard: Annotated[bool, typer.Option("--hard", help="Use 1 for probabilities from 0.5, and 0 below.")] = False,
     keep: Annotated[
-        str | None, typer.Option("--keep", help="Label only slices that meet this, e.g. 'any>=0.95|any<=0.02'.")
+        str | None, typer.Option("--keep", help="Label only slices that meet this condition, e.g. 'any>=0.95'.")
     ] = None,
     transductive: Annotated[
         bool, typer.Option("--transductive", help="Allow patients of test sets; marks every later score.")
