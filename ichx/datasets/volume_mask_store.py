@@ -19,8 +19,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 def store_volume_masks(
     masks: VolumeMasks, catalog: pd.DataFrame, report: IngestReport, *, published: bool = False
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return masks as a version stores them (`slice_id`, sorted, and `png`), and their summary.
+) -> tuple[pd.DataFrame | None, dict[str, Any]]:
+    """Return masks as a version stores them (`slice_id`, sorted, and `png`), None if there are none, and their summary.
 
     Args:
         masks: The masks.
@@ -57,7 +57,7 @@ def store_volume_masks(
         pixels = masks.pixels(i, int(positive[i].argmax()) + 1) if drawn[i] else np.zeros(shapes[i], np.uint8)
         pngs.append(bytes(imagecodecs.png_encode(pixels)))
         digest.update(f"{of_rows[i]}\t{hashlib.sha256(pixels.tobytes()).hexdigest()}\n".encode())
-    undrawn = _undrawn(catalog, masks.rows[use])
+    undrawn = _undrawn(catalog, np.concatenate([masks.rows[use], masks.rows[unresolved]]))
     if len(undrawn):
         report.warn(
             f"Excluded {format_count(len(undrawn), 'positive slice')} without a mask from the mask loss"
@@ -73,9 +73,9 @@ def store_volume_masks(
         "digest": digest.hexdigest()[:16],
         "beyond_labels": int(negative.sum() + lacking.sum()),
         "short_of_labels": int((~drawn & (labels[:, -1] > 0.5)).sum()),
-        "undrawn": len(undrawn),
+        "undrawn": len(undrawn) + int(unresolved.sum()),
     }
-    return pd.DataFrame({"slice_id": of_rows[use], "png": pngs}), summary
+    return (pd.DataFrame({"slice_id": of_rows[use], "png": pngs}) if pngs else None), summary
 
 
 def _report_contradictions(
@@ -98,7 +98,7 @@ def _report_contradictions(
 
 
 def _undrawn(catalog: pd.DataFrame, stored: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the rows of usable positive slices without a stored mask."""
+    """Return the rows of usable positive slices that are not in `stored`."""
     positive = catalog["defect"].isna().to_numpy() & (catalog[ANY].to_numpy() > 0.5)
     positive[stored] = False
     return np.flatnonzero(positive)
