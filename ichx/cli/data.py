@@ -7,6 +7,7 @@ import typer
 
 from ichx.cli.confirmation import confirmed
 from ichx.cli.data_formats import list_formats, write_layout
+from ichx.cli.data_pseudo import pseudo
 from ichx.cli.data_reviews import list_reviews
 from ichx.cli.data_views import print_added, print_dataset, print_decode_check
 from ichx.cli.folds import folds as show_or_import_folds
@@ -376,6 +377,7 @@ def series_rules() -> None:
 
 app.command("formats")(list_formats)
 app.command("folds")(show_or_import_folds)
+app.command("pseudo")(pseudo)
 app.command("reviews")(list_reviews)
 
 

@@ -8,10 +8,10 @@ from ichx.errors import NotFoundError
 from ichx.store.clock import store_time
 from ichx.store.experiments import of_other_tools
 from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
-from ichx.store.tables import dataset_version, ensemble, ensemble_member, experiment
+from ichx.store.tables import TRANSDUCTIVE, dataset_version, ensemble, ensemble_member, experiment
 
-_MARKS = ("selected", "leaked")
-"""Marks of a member that are those of its ensembles."""
+_MARKS = {"selected": experiment.c.selected, "leaked": experiment.c.leaked, "transductive": TRANSDUCTIVE}
+"""Marks of a member that are those of its ensembles, with their columns."""
 _UNMARKED = dict.fromkeys(_MARKS, False)
 
 
@@ -76,9 +76,10 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
     order = (ensemble_member.c.ensemble, ensemble_member.c.position)
     marked: dict[int, dict[str, bool]] = {}
     for row in connection.execute(
-        select(ensemble_member, *(experiment.c[name] for name in _MARKS))
+        select(ensemble_member, *(column.label(name) for name, column in _MARKS.items()))
         .join(ensemble, of_member)
         .join(experiment, experiment.c.number == ensemble_member.c.experiment)
+        .join(dataset_version, dataset_version.c.id == experiment.c.version_id)
         .where(*conditions)
         .order_by(*order)
     ):
