@@ -165,6 +165,14 @@ CASES = {
         "threshold 1 --sensitivity 2",
         "threshold 1 --label subdural --remove",
         "threshold 1 --cost 3 --remove",
+        "threshold 1 --prevalence 2",
+    ),
+    "recalibrate": (
+        "recalibrate 1",
+        "recalibrate 1 --dataset other --device cpu",
+        "recalibrate 1 --name ours --remove",
+        "recalibrate 1 --dataset ph",
+        "recalibrate 1 --dataset other --method isotonic",
     ),
     "gc": ("gc", "gc --yes", "gc"),
     "ui": (
