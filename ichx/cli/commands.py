@@ -34,6 +34,7 @@ PANELS = {
         "audit": "audit:audit",
         "report": "report:report",
         "figures": "figures:figures",
+        "card": "card:card",
         "ensemble": "ensemble:app",
         "submit": "submit:app",
         "predict": "predict:predict",
