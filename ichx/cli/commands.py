@@ -31,6 +31,7 @@ PANELS = {
     "Results": {
         "scores": "scores:scores",
         "threshold": "threshold:threshold",
+        "recalibrate": "recalibrate:recalibrate",
         "audit": "audit:audit",
         "report": "report:report",
         "figures": "figures:figures",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ichx.cli.data_pseudo import print_origin
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
 from ichx.datasets.header_texts import FAMILY_HEADS, family_texts
@@ -62,6 +63,8 @@ def print_dataset(facts: dict[str, Any]) -> None:
     if summary.get("joined_patients"):
         joined = format_count(summary["joined_patients"], "patient")
         info(f"{joined} that share studies or series count as {format_count(summary['joined_groups'], 'patient')}.")
+    if "pseudo" in summary:
+        print_origin(summary)
     _print_prevalences(facts)
     families = [tuple(family_texts(family).values()) for family in facts["families"]]
     _print_long_table("headers", FAMILY_HEADS, families)

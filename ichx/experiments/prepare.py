@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from torch import nn
 
 from ichx.cache.build import ensure_cache, find_cache
@@ -16,8 +17,11 @@ from ichx.cache.mask_cache import ensure_masks
 from ichx.cache.mask_file import MaskCache
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
+from ichx.datasets.fold_labels import FoldLabels, read_fold_labels
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import NotReadyError
+from ichx.labels import LABELS
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.control import Control
@@ -116,6 +120,13 @@ class PreparedExperiment:
     """`(N,)` fold of each row of `data`; `EXCLUDED` for patients outside the experiment's subset."""
     masks: MaskCache | None = None
     """None if the network learns from labels alone."""
+    fold_labels: FoldLabels | None = None
+    """Labels that differ between folds, of slices that no fold validates on; None for none."""
+
+    def slices_of(self, fold: int) -> pd.DataFrame:
+        """Return the slices with the labels that the training of the fold reads."""
+        slices = self.data.slices
+        return slices if self.fold_labels is None else self.fold_labels.training_slices(slices, fold)
 
     def fits(self, fold: int) -> str:
         """Return the digests of the experiment, which all of its folds share."""
@@ -126,8 +137,14 @@ class PreparedExperiment:
         return {"fits": pins(self.experiment)}
 
     def training_rows(self, fold: int) -> Rows:
-        """Return the decodable slices of the other folds, and of those that train in every fold."""
-        return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid)
+        """Return the decodable slices of the other folds, and of those that train in every fold.
+
+        A slice of the latter without a pseudo-label in this fold is left out.
+        """
+        used = (self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid
+        if self.fold_labels is not None:
+            used &= (self.folds != TRAIN_ONLY) | self.slices_of(fold)[list(LABELS)].notna().any(axis=1).to_numpy()
+        return np.flatnonzero(used)
 
     def validation_rows(self, fold: int) -> Rows:
         """Return the decodable slices of the fold."""
@@ -145,7 +162,7 @@ class PreparedExperiment:
         """Return the slices of the fold."""
         return SliceFeed(
             self.cache,
-            self.data.slices,
+            self.slices_of(fold),
             self.recipe,
             workers=workers,
             masks=self.masks,
@@ -209,7 +226,8 @@ def prepare_experiment(
         split = f"{fold_set.leaking_patients:,} of {version.patients:,} patients"
         callbacks.note(f"the folds {fold_set.name} split {split}; every score on them is marked `leaky folds`")
     masks = _open_masks(workspace, data, plugin, recipe, cache, callbacks)
-    return PreparedExperiment(project, experiment, plugin, recipe, data, cache, folds, masks)
+    labels = read_fold_labels(workspace, version)
+    return PreparedExperiment(project, experiment, plugin, recipe, data, cache, folds, masks, labels)
 
 
 def training_data(

@@ -182,8 +182,8 @@ def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
             raise InvalidInputError(
                 f"{dataset} is a test set without labels.", "Choose a labelled one with --dataset NAME."
             )
-        return store.version(dataset)
-    names = [d.name for d in store.datasets() if d.trainable]
+        return _scored(store.version(dataset))
+    names = [d.name for d in store.datasets() if d.trainable and "pseudo" not in store.version(d.name).summary]
     if not names:
         raise NotReadyError("There is no labelled dataset yet.", "Add one: `ichx data add NAME PATH --labels CSV`.")
     if len(names) > 1:  # a dataset without folds is only used for evaluation
@@ -193,6 +193,18 @@ def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
             f"There are {len(names)} labelled datasets: {', '.join(names)}.", "Choose one with --dataset NAME."
         )
     return store.version(names[0])
+
+
+def _scored(version: "DatasetVersion") -> "DatasetVersion":
+    """Return `version`; raise `InvalidInputError` if all of it is pseudo-labels, which are never scored."""
+    origin = version.summary.get("pseudo")
+    if origin is None:
+        return version
+    labelled = origin["trained_on"]["dataset"]
+    raise InvalidInputError(
+        f"{version.dataset} has pseudo-labels only, which are never scored.",
+        f"Train on them together with the labelled data: --dataset {labelled}+{version.dataset}.",
+    )
 
 
 def draft(

@@ -328,7 +328,7 @@ def _predict_missing(
                         path=path.relative_to(project.workspace.root).as_posix(),
                         slices=len(rows),
                         digest=write_predictions(path, Predictions(ids, logits, network.hardware.precision)),
-                        score=score(labels, probabilities(logits)),
+                        score=None if version.label_digest is None else score(labels, probabilities(logits)),
                     )
                 )
             project.store.add_predictions(drafts)
@@ -371,7 +371,7 @@ def _predict_missing_series(
                 digest=write_predictions(
                     path, Predictions(ids[found.rows], found.logits, precision, found.study_logits)
                 ),
-                score=score(labels[found.rows], probabilities(found.logits)),
+                score=None if version.label_digest is None else score(labels[found.rows], probabilities(found.logits)),
             )
             project.store.add_predictions([draft])
 

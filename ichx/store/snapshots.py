@@ -205,6 +205,8 @@ class ExperimentSummary:
     selected: bool
     leaked: bool
     """Whether a patient is in more than one of its folds."""
+    transductive: bool
+    """Whether it trains on pseudo-labels of patients of a test set."""
     archived: bool
     trashed: datetime | None
     """When it was moved to the trash."""
@@ -387,12 +389,13 @@ class EnsembleDraft:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(EnsembleDraft):
-    """A recorded ensemble; `selected` and `leaked` if one of its members is."""
+    """A recorded ensemble; `selected`, `leaked` and `transductive` if one of its members is."""
 
     number: int
     created: datetime
     selected: bool
     leaked: bool
+    transductive: bool
     external: bool
     """Whether a member is external, or reads an external experiment."""
 
@@ -417,9 +420,15 @@ def require_objects(*values: object) -> None:
         raise TypeError("a JSON value is not an object")
 
 
+def marks_of_data(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
+    """Return the caveats of the folds and labels, which every score on them shares."""
+    caveats = (("leaky folds", scored.leaked), ("transductive", scored.transductive))
+    return tuple(mark for mark, applies in caveats if applies)
+
+
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     """Return the caveats that must accompany a score wherever it appears, e.g. `selected`; empty for most scores."""
-    found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
+    found = [*["selected"] * scored.selected, *marks_of_data(scored)]
     if isinstance(scored, ExperimentSummary) and scored.subset < 1:
         found.append(f"{100 * scored.subset:.3g} % of the patients")
     if scored.external or (isinstance(scored, ExperimentSummary) and scored.reads_external):

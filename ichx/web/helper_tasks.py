@@ -146,6 +146,7 @@ TASKS: Final[Mapping[str, Callable[..., Any]]] = {
     "describe_version": described.describe_version,
     "describe_ensemble": described.describe_ensemble,
     "score_ensemble": described.score_ensemble,
+    "score_subgroups": described.score_subgroups,
 }
 """By name. A task receives the project, a function for its progress, and the arguments of the request."""
 
