@@ -43,7 +43,7 @@ def card(
 ) -> None:
     """Write a model card from what is stored.
 
-    With --out, the folder gets the card in Markdown, its JSON for RSNA ATLAS, the checklists CLAIM 2024 and TRIPOD+AI
+    With --out, the folder gets the card in Markdown, its JSON for RSNA ATLAS, the checklists of CLAIM 2024 and TRIPOD
     with links to what answers them, all scores, recipes and the environment. Fields that only the authors know are
     empty in `about.toml`: fill them in and rerun. Evaluations of --dataset are counted.
 

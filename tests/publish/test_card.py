@@ -23,6 +23,13 @@ ENDS = ("value", "low", "high")
 
 
 @pytest.fixture
+def intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show intervals although the trained phantom has few patients."""
+    for name in ("MIN_PATIENTS", "MIN_IN_CLASS"):
+        monkeypatch.setattr(f"ichx.evaluation.bootstrap.{name}", 1)
+
+
+@pytest.fixture
 def written(ichx: Program, trained_copy: Path, tmp_path: Path) -> Path:
     """Return the folder of a card of experiment 2, which has a link and a stored threshold."""
     assert ichx("threshold", 2, "--label", LABEL, "--sensitivity", 0.5, cwd=trained_copy).code == 0
@@ -39,7 +46,7 @@ def written(ichx: Program, trained_copy: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("intervals_of_few")
+@pytest.mark.usefixtures("intervals")
 def test_the_numbers_are_those_of_the_scores(ichx: Program, trained_copy: Path, written: Path) -> None:
     scores = json.loads(ichx("scores", 2, "--json", cwd=trained_copy).out)
     assert json.loads((written / "scores.json").read_text())["out_of_fold"] == scores
