@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ichx.cli.confirmation import confirmed
+from ichx.cli.data_duplicates import duplicates
 from ichx.cli.data_formats import list_formats, write_layout
 from ichx.cli.data_pseudo import pseudo
 from ichx.cli.data_reviews import list_reviews
@@ -376,6 +377,7 @@ def series_rules() -> None:
 
 
 app.command("formats")(list_formats)
+app.command("duplicates")(duplicates)
 app.command("folds")(show_or_import_folds)
 app.command("pseudo")(pseudo)
 app.command("reviews")(list_reviews)

@@ -53,6 +53,7 @@ CASES = {
         "data phantom x --prevalence any --json",
     ),
     "data cache": ("data cache ph --size 48", "data cache ph", "data cache ph --verify", "data cache hp"),
+    "data duplicates": ("data duplicates ph", "data duplicates ph --against hp"),
     "data series-rules": ("data series-rules",),
     "data folds": ("data folds ph", "data folds ph --name mine", "data folds ph-test"),
     "data reviews": ("data reviews ph", "data reviews other", "data reviews other --csv", "data reviews hp"),
