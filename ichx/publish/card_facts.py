@@ -17,7 +17,7 @@ from ichx.evaluation.operating_points import (
     apply_thresholds,
     stored_thresholds,
 )
-from ichx.evaluation.scorecard import Scorecard, both_scores
+from ichx.evaluation.scorecard import Scorecard, both_scores, part_scores
 from ichx.evaluation.subgroup_scores import MAX_GROUPS, SubgroupScores, subgroup_scores
 from ichx.inference.trained import Trained, find_trained
 from ichx.labels import ANY
@@ -172,6 +172,7 @@ def scored_predictions(
         studies=studies,
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
+        parts=part_scores(table, published.pooling),
     )
     names = [
         field

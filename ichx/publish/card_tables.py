@@ -32,9 +32,11 @@ def describe_intervals(found: Bootstrap) -> str:
 
 
 def score_tables(scored: ScoredPredictions) -> list[str]:
-    """Return a table of slices and one of studies, with a row per label."""
-    parts = []
-    for unit, found in (("slices", scored.card.slices), ("studies", scored.card.studies)):
+    """Return a table of slices and one of studies, with a row per label; also of each part of a mixture."""
+    parts, units = [], [("slices", scored.card.slices), ("studies", scored.card.studies)]
+    for name, part in scored.card.parts.items():
+        units += [(f"slices of part {plain(name)}", part.slices), (f"studies of part {plain(name)}", part.studies)]
+    for unit, found in units:
         rows = [
             (label, f"{point.positives:,}", *(interval(found.labels[label][metric]) for metric in METRICS))
             for label, point in zip(LABELS, found.scores.labels, strict=True)
