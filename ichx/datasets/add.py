@@ -247,6 +247,8 @@ def _check_request(store: Store, request: AddRequest) -> None:
     for dataset in store.datasets():
         if dataset.name != name:
             continue
+        if store.version(name).part_names:
+            raise ConflictError(f"Dataset {name!r} is a mixture.", "Choose another name, or use `ichx data mix`.")
         if dataset.test_of != test_of:
             kind = f"the test set of {dataset.test_of!r}" if dataset.test_of else "not a test set"
             raise ConflictError(f"Dataset {name!r} exists and is {kind}.", "Choose another name.")

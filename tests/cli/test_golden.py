@@ -55,6 +55,7 @@ CASES = {
     "data cache": ("data cache ph --size 48", "data cache ph", "data cache ph --verify", "data cache hp"),
     "data duplicates": ("data duplicates ph", "data duplicates ph --against hp"),
     "data series-rules": ("data series-rules",),
+    "data mix": ("data mix mixed --of ph --of other", "data mix mixed --of ph --of hp", "data mix mixed --of ph"),
     "data folds": ("data folds ph", "data folds ph --name mine", "data folds ph-test"),
     "data reviews": ("data reviews ph", "data reviews other", "data reviews other --csv", "data reviews hp"),
     "data rm": ("data rm ph-test", "data rm other --yes", "data rm ph"),
