@@ -17,7 +17,9 @@ from ichx.cache.mask_file import MaskCache
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
+from ichx.datasets.study_labels import informative
 from ichx.errors import NotReadyError
+from ichx.experiments.label_checks import check_folds_for_labels, check_recipe_for_labels
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.control import Control
@@ -126,8 +128,9 @@ class PreparedExperiment:
         return {"fits": pins(self.experiment)}
 
     def training_rows(self, fold: int) -> Rows:
-        """Return the decodable slices of the other folds, and of those that train in every fold."""
-        return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid)
+        """Return the decodable slices with labels of the other folds, and of those that train in every fold."""
+        usable = self.cache.valid & informative(self.data.slices)
+        return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & usable)
 
     def validation_rows(self, fold: int) -> Rows:
         """Return the decodable slices of the fold."""
@@ -198,6 +201,9 @@ def prepare_experiment(
     # Whatever can be refused is refused before the cache, which may take hours.
     plugin = project.registry.get(experiment.plugin)
     data, folds = training_data(project, experiment, recipe)
+    check_recipe_for_labels(recipe, version)
+    if "label_counts" in version.summary:
+        check_folds_for_labels(data.slices, folds, fold_set.k, version.dataset)
     cache = find_cache(workspace.cache_dir, version.dataset, data.slices, recipe_spec(recipe))
     if cache is None:
         check()

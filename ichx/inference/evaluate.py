@@ -17,8 +17,9 @@ from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
 from ichx.evaluation.choices import Average, Pooling, check_pooling
 from ichx.evaluation.evaluation_count import record_evaluation, rows_digest
-from ichx.evaluation.metric import FloatArray, score
+from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.scorecard import both_scores
+from ichx.evaluation.scored_rows import Truth
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.subgroup_scores import Predicted
@@ -80,6 +81,11 @@ class EvaluatedSlices:
     """`(N, 6)`, the mean over views and folds."""
     study_probabilities: FloatArray | None = None
     """`(N, 6)`: of each slice's study, as a sequence experiment predicts them; None for others."""
+
+    @property
+    def labels_to_pool(self) -> FloatArray:
+        """The labels `(N, 6)` whose maximum over a study is the study's label."""
+        return self.predicted.labels_to_pool
 
     @property
     def slices(self) -> pd.DataFrame:
@@ -150,12 +156,19 @@ def evaluate_slices_with(
     numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
     rows = data.slices.iloc[numbers]
     neighbours = SeriesNeighbours.of(rows)
-    labels = rows[list(LABELS)].to_numpy(np.float64)
+    truth = Truth.of(rows)
+    labels = truth.labels
+    if not truth.known:
+        raise NotReadyError(
+            f"No label of {dataset} is known for the slices that can be decoded.",
+            f"`ichx data show {dataset}` lists what is known.",
+        )
     mean = model.mean(folds, neighbours)
     study_of = rows["study"].to_numpy(object)
     learnt = _learnt(model, predicted)
-    slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling, learnt)
-    pooled = pool_studies(labels, mean, study_of, pooling, learnt)
+    of_studies = (truth.to_pool, mean, study_of, pooling, learnt)
+    slices, studies = both_scores(labels, rows["patient"].to_numpy(object), of_studies)
+    pooled = pool_studies(*of_studies)
     evaluation = Evaluation(
         experiment=model.shown.experiment.number,
         name=model.name,
@@ -163,7 +176,7 @@ def evaluate_slices_with(
         dataset_version=version.number,
         tta=model.options.tta,
         marks=model.marks,
-        folds={fold: score(labels, model.of_fold(folds, neighbours, fold)) for fold in model.folds},
+        folds={fold: truth.scored(model.of_fold(folds, neighbours, fold)).score for fold in model.folds},
         slices=slices,
         studies=studies,
         left_out=len(data.slices) - len(rows),
@@ -180,9 +193,9 @@ def evaluate_slices_with(
         project,
         EvaluationDraft(
             "evaluate",
-            rows_digest(ids, labels),
+            rows_digest(ids, truth.to_pool),
             rows_digest(ids, mean),
-            slices.scores.log_loss,
+            (slices if truth.unit == "slice" else studies).scores.log_loss,
             dataset=dataset,
             version=version.number,
             experiment=evaluation.experiment if model.ensemble is None else None,
