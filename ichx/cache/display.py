@@ -17,10 +17,11 @@ from ichx.cache.hu_cache import CACHE_FILE, Cache
 from ichx.cache.mask_file import MaskCache, masks_path
 from ichx.cache.resize import crop_field, fit_mask, fit_square, pad_to_square
 from ichx.cache.verify import FoundCache, find_caches
-from ichx.ct.dicom import DicomDefectError, read_headers
+from ichx.ct.dicom import DicomDefectError
 from ichx.ct.geometry import head_centre, image_sides, shift_to_centre
 from ichx.datasets.mask_png import read_stored_mask
 from ichx.datasets.sources import locate_slice, read_source_slice
+from ichx.datasets.volumes import file_headers
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotReadyError
 
 RECHECK_SECONDS: Final = 10.0
@@ -207,7 +208,7 @@ def patient_sides(source: Path, row: Mapping[str, Any]) -> dict[str, str] | None
         if file.location.fingerprint() != (file.bytes, file.mtime_ns):
             return None
         with file.location.open() as handle:
-            headers = read_headers(handle)
+            headers = file_headers(handle)
     except (OSError, DicomDefectError, ChangedDataError, CorruptFileError):
         return None
     header = next((one for one in headers if one.frame == file.frame), None)

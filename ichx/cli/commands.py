@@ -33,6 +33,7 @@ PANELS = {
         "threshold": "threshold:threshold",
         "audit": "audit:audit",
         "report": "report:report",
+        "figures": "figures:figures",
         "ensemble": "ensemble:app",
         "submit": "submit:app",
         "predict": "predict:predict",

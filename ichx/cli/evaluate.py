@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,6 +56,10 @@ def evaluate(
     prevalence: Annotated[
         float | None, typer.Option("--prevalence", help="Share of positives where stored thresholds will be used.")
     ] = None,
+    overlap: Annotated[
+        Literal["refuse", "exclude", "mark"],
+        typer.Option("--overlap", help="What to do with patients that the experiment's dataset has, too."),
+    ] = "refuse",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="File for slices and studies with labels and losses: .csv, .json or .parquet."),
@@ -78,7 +82,7 @@ def evaluate(
     """Score an experiment or an ensemble on another labelled dataset.
 
     Averages the logits of views and finished folds, and saves the predictions. Refuses datasets that
-    share patients or slices with the experiment's own.
+    share patients or slices with the experiment's own, unless `--overlap` excludes them or marks the score.
 
     Example: `ichx evaluate 6 --dataset cq500 --tta hflip --label any`
 
@@ -129,7 +133,9 @@ def evaluate(
                 model = ready_ensemble(project, ensemble, options)
             else:
                 model = ready_experiment(project, subject, options, view.note)
-            found, slices = evaluate_slices_with(project, model, dataset, callbacks=view, pooling=pooling)
+            found, slices = evaluate_slices_with(
+                project, model, dataset, callbacks=view, pooling=pooling, overlap=overlap
+            )
             if out is not None:
                 ids = hashed_ids(project.workspace, slices)
                 if keep_ids:
@@ -157,6 +163,9 @@ def evaluate(
         if calls:
             print_calls("stored thresholds, applied unchanged", calls, prevalence)
         print_subgroups(groups)
+    if found.overlap:
+        patients = f"{format_count(found.overlap, 'patient')} also in the experiment's dataset"
+        notice(f"{patients}: {'excluded' if overlap == 'exclude' else 'scored, with the mark `overlap`'}.")
     if len(fitting) < len(stored):
         notice(f"{format_count(len(stored) - len(fitting), 'stored threshold')} of other views, averages or poolings.")
     for file in written:

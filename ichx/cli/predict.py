@@ -61,7 +61,7 @@ def predict(
         ),
     ],
     path: Annotated[
-        Path | None, typer.Argument(metavar="PATH", help="DICOM file, folder, zip, or folder in a zip (ZIP/FOLDER).")
+        Path | None, typer.Argument(metavar="PATH", help="DICOM or NIfTI file, folder, zip, or ZIP/FOLDER.")
     ] = None,
     ensemble: EnsembleNumber = None,
     tta: OwnTta = None,
@@ -96,7 +96,7 @@ def predict(
     engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict DICOM files, per slice and per study.
+    """Predict DICOM or NIfTI files, per slice and per study.
 
     Averages the logits of views and finished folds. An ensemble predicts as it was stored, with all networks of its
     members. Files without a usable slice are listed in the output with the defect and without probabilities.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def ui(
     path: Annotated[
         Path | None,
-        typer.Argument(help="DICOM file, folder, zip, or folder in a zip (ZIP/FOLDER) to open; default: none."),
+        typer.Argument(help="DICOM or NIfTI file, folder, zip, or ZIP/FOLDER to open; default: none."),
     ] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="File that `ichx predict --out` wrote for PATH.")

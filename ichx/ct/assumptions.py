@@ -13,6 +13,7 @@ ASSUMPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "padding_bits": "PixelPaddingValue exceeds BitsStored: compared with all allocated bits",
         "padding_range": "PixelPaddingRangeLimit: every value from PixelPaddingValue to it is read as air",
         "encoding": "the transfer syntax is missing or wrong: the encoding is that of the first element",
+        "affine_missing": "a NIfTI without an affine: its axes run to the left, to the front and to the head",
         "intercept_repaired": "a wrong intercept, as in some RSNA files: repaired",
         "window_missing": "no usable window: replaced by the brain window [40, 80]",
     }

@@ -65,13 +65,13 @@ def to_slice(header: SliceHeader, pixels: StoredPixels) -> DecodedSlice:
         DicomDefectError: The slice is constant, or its values are not HU.
     """
     stored = pixels.values
-    hu = _to_hu(stored, header)
+    hu = values_to_hu(stored, header.slope, header.intercept)
     repaired = False
     if header.intercept_suspect and not _plausible(hu):
         moved = stored.astype(np.int32) + 1000
         moved[moved >= 4096] -= 4096
         candidate = dataclasses.replace(header, intercept=-1000.0)
-        other = _to_hu(moved, candidate)
+        other = values_to_hu(moved, candidate.slope, candidate.intercept)
         if _plausible(other):
             header, stored, hu, repaired = candidate, moved, other, True
     if pixels.padding is not None:
@@ -80,7 +80,7 @@ def to_slice(header: SliceHeader, pixels: StoredPixels) -> DecodedSlice:
         raise DicomDefectError("constant_image", f"every pixel is {hu.flat[0]} HU")
     if header.unproven:
         measured = stored if pixels.padding is None else stored[~pixels.padding]
-        if not _plainly_hu(measured * header.slope + header.intercept):
+        if not plainly_hu(measured * header.slope + header.intercept):
             missing = "rescale_missing" in header.assumptions
             why = "the rescale slope or intercept is missing" if missing else "the Rescale Type is unknown"
             raise DicomDefectError("bad_rescale" if missing else "not_hu", f"{why}, and the values are not plainly HU")
@@ -165,19 +165,22 @@ def _as(values: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
     return values.view(values.dtype.str.replace(values.dtype.kind, kind))
 
 
-def _to_hu(stored: npt.NDArray[Any], header: SliceHeader) -> npt.NDArray[np.int16]:
+def values_to_hu(stored: npt.NDArray[Any], slope: float, intercept: float) -> npt.NDArray[np.int16]:
+    """Return `slope * stored + intercept` as HU, rounded and clamped to -1024..32767; what is not a number is air."""
     # Single precision is exact for integer products below 2^24, and twice as fast.
-    integer = header.slope.is_integer() and header.intercept.is_integer()
-    small = stored.itemsize <= 2 and abs(header.slope) <= 64 and abs(header.intercept) < 2**22
+    integer = slope.is_integer() and intercept.is_integer() and stored.dtype.kind != "f"
+    small = stored.itemsize <= 2 and abs(slope) <= 64 and abs(intercept) < 2**22
     number = np.float32 if integer and small else np.float64
     hu = np.empty(stored.shape, np.int16)
     block = max(1, _BLOCK // stored.shape[1])
     with np.errstate(over="ignore"):
         for start in range(0, len(stored), block):
             values: npt.NDArray[np.floating[Any]] = stored[start : start + block].astype(number)
-            values *= header.slope
-            values += header.intercept
+            values *= slope
+            values += intercept
             np.rint(values, out=values)
+            if stored.dtype.kind == "f":
+                values[np.isnan(values)] = AIR
             np.clip(values, AIR, np.iinfo(np.int16).max, out=values)
             hu[start : start + block] = values
     return hu
@@ -188,7 +191,7 @@ def _plausible(hu: npt.NDArray[np.int16]) -> bool:
     return bool(np.count_nonzero(hu < -500) >= 0.01 * hu.size)
 
 
-def _plainly_hu(values: npt.NDArray[np.floating[Any]]) -> bool:
+def plainly_hu(values: npt.NDArray[np.floating[Any]]) -> bool:
     """Return whether `values` are HU beyond doubt: some are those of air, and a body is partly soft tissue.
 
     Of those over -1200 at least 1 % lie below -800. If a body (over -700) fills a tenth, a fifth of it lies between

@@ -37,6 +37,7 @@ from ichx.datasets.label_join import join_label_tables
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import read_masks
+from ichx.datasets.overlap import find_overlaps, identity_keys, write_identity
 from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
 from ichx.datasets.series_selection import select_series
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
@@ -59,7 +60,7 @@ class AddRequest:
 
     name: str
     source: Path
-    """A folder, a zip, a folder in a zip, or a DICOM file."""
+    """A folder, a zip, a folder in a zip, or a DICOM or NIfTI file."""
     labels: Path | None = None
     """Label CSV: makes the dataset trainable."""
     test_of: str | None = None
@@ -115,10 +116,13 @@ class _Prepared:
     folds: npt.NDArray[np.int16] | None
     masks: pd.DataFrame | None
     sample: SampleTable | None
+    identity: pd.DataFrame
+    """Hashes of ids by which patients are recognized in other datasets, see `ichx.datasets.overlap`."""
 
     def write(self, folder: Path) -> None:
         """Write the version's files to `folder`."""
         write_catalog(self.catalog, folder / CATALOG_FILE)
+        write_identity(self.identity, folder)
         if self.folds is not None:
             by_patient = pd.DataFrame({"patient": self.slices["patient"], "fold": self.folds}).drop_duplicates()
             write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
@@ -203,7 +207,7 @@ def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     reasons = catalog["defect"].value_counts()
     files = format_count(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
-        raise InvalidInputError(f"None of {files} in {source} is DICOM.", "Give the folder with the DICOM files.")
+        raise InvalidInputError(f"None of {files} in {source} is DICOM or NIfTI.", "Give the folder with these files.")
     raise InvalidInputError(
         f"No usable CT slice in {source}: {files} with defects, {format_defects(catalog)}.",
         "Give a folder with CT slices.",
@@ -294,8 +298,22 @@ def _prepare(
         train = load_dataset(project, request.test_of)
         by_study = "study" in (request.group_by, train.version.summary.get("group_by"))
         report.add_shared(slices, train.slices, request.test_of, by_study=by_study)
+    identity = _find_overlaps(project, request, scan, catalog, report)
     folds = _assign_folds(slices, request, report) if joined is not None and request.folds else None
-    return _Prepared(source, catalog, slices, joined is not None, summary, study_labels, folds, masks, sample)
+    return _Prepared(source, catalog, slices, joined is not None, summary, study_labels, folds, masks, sample, identity)
+
+
+def _find_overlaps(
+    project: "Project", request: AddRequest, scan: pd.DataFrame, catalog: pd.DataFrame, report: IngestReport
+) -> pd.DataFrame:
+    """Report patients that are also in other datasets; return the hashes by which they are recognized."""
+    key = project.workspace.privacy_key()
+    identity = identity_keys(scan, catalog, key, by_study=request.group_by == "study")
+    good = catalog[catalog["defect"].isna()]
+    overlaps, unread = find_overlaps(project, {request.name, request.test_of}, identity, good)
+    for line in [*map(str, overlaps), *unread]:
+        report.warn(line)
+    return identity
 
 
 def _select_series(

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ichx.ct.acquisition import IMPLAUSIBLE
+from ichx.ct.nifti import NIFTI_SYNTAX
 from ichx.datasets.identity import GroupBy, identify
 from ichx.datasets.ingest import ACQUISITION, SCANNED, TEXT, file_stem
 from ichx.datasets.series import FLAGS, neighbour_rows, runs_of_catalog, series_geometry
@@ -47,9 +48,10 @@ COLUMNS: Final = {
 }
 """Columns of a catalog and their dtypes.
 
-- `slice_id`: SOPInstanceUID; `stem`: file name without extension; `file`: POSIX path relative to the source
+- `slice_id`: SOPInstanceUID, with `#frame` in a file of several, or `volume#017` of a NIfTI
+- `stem`: file name without extension, or the slice id of a NIfTI; `file`: POSIX path relative to the source
 - `bytes`: size of the file; `mtime_ns`: time of its last change, or CRC-32 of a zip member
-- `frame`: 0, or from 1 in a file with several frames
+- `frame`: 0, or from 1 in a file with several frames and in a NIfTI
 - `patient`, `study`, `series`: keyed hashes, see `ichx.datasets.identity`
 - `patient_id`: keyed hash of the patient's own id if it was joined with others to one `patient`, or empty
 - `spacing_*`, `pos_*`, `position` (along the series' normal), `step` (from the previous slice): mm, NaN if missing
@@ -95,7 +97,8 @@ def build_catalog(
     catalog["defect"] = scan["defect"].astype(object).where(scan["defect"] != "", None)
     good = catalog["defect"].isna()
     catalog.loc[good & catalog["slice_id"].where(good).duplicated(), "defect"] = "duplicate_instance"
-    catalog["stem"] = [file_stem(file) for file in scan["file"]]
+    of_volume = scan["transfer_syntax"] == NIFTI_SYNTAX
+    catalog["stem"] = pd.Series([file_stem(file) for file in scan["file"]]).where(~of_volume, scan["slice_id"])
     ids, counts = identify(scan[good], group_by)
     for name in ids:
         given = ids[name] if key is None or keep_ids else hash_ids(ids[name], key).where(ids[name] != "", "")

@@ -128,6 +128,13 @@ def load_masks(workspace: Workspace, data: LoadedDataset) -> dict[int, bytes] | 
     return masks
 
 
+def read_version_table(
+    workspace: Workspace, version: DatasetVersion, file: str, columns: list[str] | None = None
+) -> pd.DataFrame:
+    """Return `columns` (all if None) of a Parquet file of a version. Raises like `load_catalog`."""
+    return _read(workspace, version, file, partial(pd.read_parquet, columns=columns))
+
+
 def folds_file(name: str) -> str:
     """Return the file of the folds `name` in a version's folder: one row per patient, or per slice for leaky folds."""
     return f"folds-{name}.parquet"

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 
 from ichx.ct.defects import DicomDefectError
-from ichx.ct.dicom import read_headers
 from ichx.ct.geometry import image_sides
 from ichx.datasets.sources import SourceFile, SourceFiles
+from ichx.datasets.volumes import file_headers
 from ichx.errors import IchxError
 
 Sides = tuple[str, str]
@@ -31,7 +31,7 @@ def _sides(file: SourceFile) -> Sides | None:
         if file.location.fingerprint() != (file.bytes, file.mtime_ns):
             return None
         with file.location.open() as handle:
-            headers = read_headers(handle)
+            headers = file_headers(handle)
     except (OSError, DicomDefectError):
         return None
     found = next((header for header in headers if header.frame == file.frame), None)

@@ -15,6 +15,7 @@ import pandas as pd
 from ichx.ct.acquisition import Acquisition
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
 from ichx.datasets.sources import FileLocation, list_files
+from ichx.datasets.volumes import SUFFIX, checked_headers, volume_names
 from ichx.datasets.zip_archive import MemberStream
 from ichx.errors import InvalidInputError
 from ichx.worker_pool import map_in_processes, worker_count
@@ -24,6 +25,9 @@ ProgressCallback = Callable[[int, int], None]
 
 CHUNK: Final = 512
 """Files per job."""
+
+VOLUME_CHUNK: Final = 4
+"""NIfTI volumes per job."""
 
 PARALLEL_FROM: Final = 4_000
 """Number of files from which worker processes are faster."""
@@ -81,6 +85,8 @@ class ScanJob:
     start: int
     names: tuple[str, ...]
     locations: tuple[FileLocation, ...]
+    volumes: tuple[str, ...]
+    """Names of the files as NIfTI volumes."""
 
 
 def scan_source(
@@ -104,9 +110,16 @@ def scan_source(
     total = len(files.names)
     if not total:
         raise InvalidInputError(f"{source} has no file with slices.", "Give the folder with the slices.")
-    workers = worker_count(processes or (None if total >= PARALLEL_FROM else 1), -(-total // CHUNK))
-    chunks = (range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK))
-    jobs = (ScanJob(c.start, tuple(files.names[c.start : c.stop]), tuple(map(files.locate, c))) for c in chunks)
+    volumes = volume_names(files.names)
+    # All values of a volume are read, but of another file the header only.
+    many = sum(bool(SUFFIX.search(name)) for name in files.names) > total // 2
+    chunk, parallel_from = (VOLUME_CHUNK, 4 * VOLUME_CHUNK) if many else (CHUNK, PARALLEL_FROM)
+    workers = worker_count(processes or (None if total >= parallel_from else 1), -(-total // chunk))
+    chunks = (slice(start, min(start + chunk, total)) for start in range(0, total, chunk))
+    jobs = (
+        ScanJob(c.start, tuple(files.names[c]), tuple(map(files.locate, range(c.start, c.stop))), tuple(volumes[c]))
+        for c in chunks
+    )
     frames: dict[int, pd.DataFrame] = {}
     done = 0
     for start, count, frame in map_in_processes(scan_chunk, jobs, workers):
@@ -120,7 +133,9 @@ def scan_source(
 def scan_chunk(job: ScanJob) -> tuple[int, int, pd.DataFrame]:
     """Return the job's `start`, its number of files, and their rows."""
     records = [
-        record for name, location in zip(job.names, job.locations, strict=True) for record in _records(name, location)
+        record
+        for name, location, volume in zip(job.names, job.locations, job.volumes, strict=True)
+        for record in _records(name, location, volume)
     ]
     return job.start, len(job.names), _frame(records)
 
@@ -130,12 +145,12 @@ def file_stem(file: str) -> str:
     return re.sub(r"\.[A-Za-z]\w*$", "", file.rpartition("/")[2])
 
 
-def _records(name: str, location: FileLocation) -> list[Record]:
+def _records(name: str, location: FileLocation, volume: str) -> list[Record]:
     size, mtime = 0, 0
     try:
         size, mtime = location.fingerprint()
         with location.open() as handle:
-            return [(name, size, mtime, *_record(handle, header)) for header in _proven(handle, _headers(handle))]
+            return [(name, size, mtime, *_record(handle, header)) for header in _headers(handle, name, volume)]
     except OSError as error:
         reason, detail = "unreadable", error.strerror or str(error)
     except DicomDefectError as defect:
@@ -143,9 +158,10 @@ def _records(name: str, location: FileLocation) -> list[Record]:
     return [(name, size, mtime, 0, *_MISSING, reason, detail)]
 
 
-def _headers(handle: BinaryIO) -> list[SliceHeader]:
+def _headers(handle: BinaryIO, name: str, volume: str) -> list[SliceHeader]:
     try:
-        return read_headers(handle)
+        found = checked_headers(handle, volume or Path(name).name)
+        return _proven(handle, read_headers(handle)) if found is None else found
     except DicomDefectError as defect:
         # The damage of a zip's member is the cause of what the parser reports.
         fault = handle.fault if isinstance(handle, MemberStream) else None

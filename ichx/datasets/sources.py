@@ -1,4 +1,4 @@
-"""Sources of a dataset's files: a folder tree, a zip (or a folder in one) read in place, or a single DICOM file.
+"""Sources of a dataset's files: a folder tree, a zip (or a folder in one) read in place, or a single file.
 
 File names do not depend on the kind of source. Headers are read in `ingest`; the zip format is in `zip_archive`.
 """
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_headers, read_slice
+from ichx.ct.dicom import DecodedSlice, DicomDefectError, read_slice
+from ichx.datasets.volumes import file_headers, read_volume_slice
 from ichx.datasets.zip_archive import MEMBER_BYTES, MEMBER_CRC, ZipIndex, ZipMember, open_member, read_zip_index
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError, did_you_mean
 from ichx.files import open_file, path_of, printable_path
@@ -76,7 +77,7 @@ class SourceFile:
     mtime_ns: int
     """Time of the last change; for a member of a zip its CRC-32."""
     frame: int = 0
-    """0, or from 1 in a file with several frames."""
+    """0, or from 1 in a file with several frames and in a NIfTI volume."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class FileList:
 
 
 def list_files(source: Path) -> FileList:
-    """Return the files of `source`: a folder, a zip, a folder in a zip, named like `data.zip/train`, or a DICOM file.
+    """Return the files of `source`: a folder, a zip, a folder in a zip, named like `data.zip/train`, or a file.
 
     Hidden files and folders, DICOMDIR and `__MACOSX` are skipped. Links to folders are followed, each folder once.
 
@@ -115,7 +116,7 @@ def list_files(source: Path) -> FileList:
         found = _find_files(source)
         names = [name if name.isascii() else printable_path(name) for name in found]
         return FileList(names, lambda number: FileLocation(str(source / found[number])))
-    if source.is_file() and _is_dicom(source):
+    if source.is_file() and _is_image(source):
         return FileList([printable_path(source.name)], lambda _: FileLocation(str(source)))
     archive, inner = _split(source)
     return _members_below(archive, inner, read_zip_index(archive))
@@ -139,6 +140,8 @@ def read_source_slice(file: SourceFile) -> DecodedSlice:
     try:
         if location.fingerprint() != (file.bytes, file.mtime_ns):
             raise _unreadable(location, "it was changed after the dataset was added")
+        if file.frame and (found := read_volume_slice(location, (file.bytes, file.mtime_ns), file.frame)):
+            return found
         if location.member is not None:
             content = _cached_content(location) if file.frame else _content(location)
             return read_slice(BytesIO(content), file.frame)
@@ -288,10 +291,13 @@ def _is_dir(path: Path) -> bool:
         raise _no_access(path, error) from error
 
 
-def _is_dicom(path: Path) -> bool:
-    """Return whether the file at `path` is DICOM, with or without defects."""
+def _is_image(path: Path) -> bool:
+    """Return whether the file at `path` is DICOM or NIfTI, with or without defects."""
     try:
-        read_headers(path)
+        with open_file(path) as handle:
+            file_headers(handle)
+    except OSError:
+        return False
     except DicomDefectError as defect:
         return defect.reason not in ("not_dicom", "unreadable")
     return True
@@ -309,7 +315,7 @@ def _split(source: Path) -> tuple[Path, str]:
         raise InvalidInputError(
             f"{source} is a pipe, a socket or a device.", "Give a folder or a zip with DICOM files."
         )
-    raise NotFoundError(f"{source} does not exist.", "Give the path of a folder or a zip with DICOM files.")
+    raise NotFoundError(f"{source} does not exist.", "Give the path of a folder or a zip with DICOM or NIfTI files.")
 
 
 def _find_inner(names: Sequence[str], inner: str) -> str:

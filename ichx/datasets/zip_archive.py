@@ -209,7 +209,8 @@ def _read_directory(path: Path, handle: BinaryIO) -> tuple[bytes, int, int, bool
         if handle.read(4) in (b"PK\3\4", b"PK\7\x08"):
             raise _damaged(path, "its end is missing")
         raise InvalidInputError(
-            f"{path} is neither a folder nor a zip nor a DICOM file.", "Give a folder or a zip with DICOM files."
+            f"{path} is neither a folder nor a zip nor a DICOM or NIfTI file.",
+            "Give a folder or a zip with DICOM or NIfTI files.",
         )
     _, disk, first_disk, here, count, length, offset, _ = END.unpack_from(tail, at)
     end = tail_at + at

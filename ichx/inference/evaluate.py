@@ -8,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import LoadedDataset, load_version
-from ichx.datasets.identity import of_known_patients
-from ichx.errors import ChangedDataError, ConflictError, NotReadyError
+from ichx.errors import ChangedDataError, NotReadyError
 from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
@@ -25,16 +23,15 @@ from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.subgroup_scores import Predicted
 from ichx.evaluation.thresholds import OperatingPoint, operating_points
 from ichx.inference.member_predictions import DatasetPrediction, predict_dataset_by_fold
+from ichx.inference.overlap import OVERLAP_MARK, OverlapChoice, shared_slices
 from ichx.inference.ready_model import ReadyModel, ready_experiment
 from ichx.inference.trained import InferenceOptions, Trained
 from ichx.labels import LABELS
 from ichx.store import EvaluationDraft
-from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.training.callbacks import Callbacks
-    from ichx.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,8 @@ class Evaluation:
     """What was averaged over views and folds."""
     ensemble: int | None = None
     """The ensemble that was scored; None for an experiment."""
+    overlap: int = 0
+    """Patients that are also in the experiment's dataset: excluded, or scored with the mark `overlap`."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +126,18 @@ def evaluate_slices(
 
 
 def evaluate_slices_with(
-    project: "Project", model: ReadyModel, dataset: str, *, callbacks: "Callbacks", pooling: Pooling = "max"
+    project: "Project",
+    model: ReadyModel,
+    dataset: str,
+    *,
+    callbacks: "Callbacks",
+    pooling: Pooling = "max",
+    overlap: OverlapChoice = "refuse",
 ) -> tuple[Evaluation, EvaluatedSlices]:
-    """Return the scores of an experiment or an ensemble, and count the evaluation; see `evaluate_slices`."""
+    """Return the scores of an experiment or an ensemble, and count the evaluation; see `evaluate_slices`.
+
+    `overlap` is what happens to patients that the experiment's dataset has, too; see `ichx.inference.overlap`.
+    """
     check_pooling(pooling)
     version = project.store.version(dataset)
     if version.label_digest is None:
@@ -138,7 +146,7 @@ def evaluate_slices_with(
             f"{dataset} has no labels.", f"`ichx predict {subject} PATH` predicts files without labels."
         )
     data = load_version(project.workspace, version)
-    _refuse_shared(project, model.shown, data)
+    shared = shared_slices(project, model.shown, data, overlap)
     predicted = {
         k: predict_dataset_by_fold(project, trained, data, model.options, callbacks)
         for k, trained in model.members.items()
@@ -152,6 +160,10 @@ def evaluate_slices_with(
                 f"Remove the evaluation files of {dataset} from "
                 f"{project.workspace.experiment_files(model.members[k].experiment.number).folder}.",
             )
+    decodable = len(ids)
+    if overlap == "exclude" and shared.any():
+        unseen = np.flatnonzero(~np.isin(ids, data.slices["slice_id"].to_numpy(object)[shared]))
+        predicted, ids = {k: one.take(unseen) for k, one in predicted.items()}, ids[unseen]
     folds = {k: one.folds for k, one in predicted.items()}
     numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
     rows = data.slices.iloc[numbers]
@@ -175,11 +187,11 @@ def evaluate_slices_with(
         dataset=dataset,
         dataset_version=version.number,
         tta=model.options.tta,
-        marks=model.marks,
+        marks=(*model.marks, *([OVERLAP_MARK] if overlap == "mark" and shared.any() else [])),
         folds={fold: truth.scored(model.of_fold(folds, neighbours, fold)).score for fold in model.folds},
         slices=slices,
         studies=studies,
-        left_out=len(data.slices) - len(rows),
+        left_out=len(data.slices) - decodable,
         precision=", ".join(sorted(frozenset().union(*(one.precisions for one in predicted.values())))),
         thresholds={
             "slice": _thresholds(labels, mean),
@@ -188,6 +200,7 @@ def evaluate_slices_with(
         calibration=calibration_lines(labels, mean, rows["patient"].to_numpy(object)),
         average=model.options.average,
         ensemble=model.ensemble,
+        overlap=int(data.slices["patient"][shared].nunique()),
     )
     record_evaluation(
         project,
@@ -216,38 +229,3 @@ def _learnt(model: ReadyModel, predicted: Mapping[int, DatasetPrediction]) -> Fl
 def _thresholds(labels: FloatArray, predicted: FloatArray) -> dict[str, tuple[OperatingPoint, ...]]:
     """Return the operating thresholds of each label; both arguments are `(N, 6)`."""
     return {label: operating_points(labels[:, k], predicted[:, k]) for k, label in enumerate(LABELS)}
-
-
-def _refuse_shared(project: "Project", trained: Trained, data: LoadedDataset) -> None:
-    """Raise `ConflictError` if `data` contains patients or slices of the experiment's dataset."""
-    experiment = trained.experiment
-    if data.version.id == experiment.version_id:
-        raise ConflictError(
-            f"{data.version.dataset} is the dataset of experiment {experiment.number}. Scores on its "
-            f"{format_count(data.version.patients, 'patient')} are not scores on unseen patients.",
-            f"Choose another dataset. `ichx scores {experiment.number}` shows the scores on {data.version.dataset}.",
-        )
-    own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
-    ids, own_ids = (_hashed_ids(project.workspace, of) for of in (data, own))
-    by_study = "study" in (of.version.summary.get("group_by") for of in (data, own))
-    known_patient = of_known_patients(ids, own_ids, by_study=by_study)
-    known_slice = data.slices["slice_id"].isin(own.slices["slice_id"]).to_numpy()
-    shared = known_patient | known_slice
-    if not shared.any():
-        return
-    names = np.unique(ids["patient"].to_numpy(object)[shared])
-    raise ConflictError(
-        f"{data.version.dataset} and {own.version.dataset}, the dataset of experiment {experiment.number}, have "
-        f"{format_count(len(names), 'patient')} in common, with {format_count(int(shared.sum()), 'slice')}"
-        f"{format_examples(map(str, names), len(names))}. Scores on them are not scores on unseen patients.",
-        f"Add a dataset without them. `ichx scores {experiment.number}` shows the scores on {own.version.dataset}.",
-    )
-
-
-def _hashed_ids(workspace: "Workspace", data: LoadedDataset) -> pd.DataFrame:
-    """Return the ids of patient and study of each slice as keyed hashes, also of a dataset that stores ids."""
-    ids = data.slices[["patient", "patient_id", "study"]]
-    if not data.version.summary.get("keep_ids"):
-        return ids
-    key = workspace.privacy_key()
-    return pd.DataFrame({name: hash_ids(ids[name], key).where(ids[name] != "", "") for name in ids})

@@ -91,6 +91,11 @@ class DatasetPrediction:
     studies: dict[int, FloatArray] = field(default_factory=dict)
     """Probabilities of each slice's study by fold `(N, 6)`, of a sequence experiment; else empty."""
 
+    def take(self, rows: npt.NDArray[np.int64]) -> "DatasetPrediction":
+        """Return the predictions of some rows."""
+        folds, studies = ({k: values[rows] for k, values in of.items()} for of in (self.folds, self.studies))
+        return replace(self, slice_ids=self.slice_ids[rows], folds=folds, studies=studies)
+
 
 def predict_files_by_fold(
     trained: Trained,

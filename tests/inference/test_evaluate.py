@@ -16,8 +16,9 @@ from ichx.evaluation.evaluation_count import count_evaluations
 from ichx.evaluation.metric import score
 from ichx.evaluation.scores import study_scores
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.inference.evaluate import Evaluation, evaluate_slices
+from ichx.inference.evaluate import Evaluation, evaluate_slices, evaluate_slices_with
 from ichx.inference.predict import predict_files
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
@@ -49,19 +50,17 @@ def place(trained_copy: Path, other: PhantomFiles, tmp_path: Path) -> Iterator[t
 
 
 def evaluated(workspace: Workspace, store: Store, dataset: str = "other", **options: Any) -> Evaluation:
-    return evaluate_slices(
-        Project(workspace, store, load_registry()),
-        2,
-        dataset,
-        InferenceOptions(
-            tta=options.pop("tta", "none"),
-            folds=options.pop("folds", None),
-            device="cpu",
-            precision=options.pop("precision", "auto"),
-        ),
-        callbacks=RunCallbacks(),
-        **options,
-    )[0]
+    wanted = InferenceOptions(
+        tta=options.pop("tta", "none"),
+        folds=options.pop("folds", None),
+        device="cpu",
+        precision=options.pop("precision", "auto"),
+    )
+    project = Project(workspace, store, load_registry())
+    if "overlap" in options:
+        model = ready_experiment(project, 2, wanted, print)
+        return evaluate_slices_with(project, model, dataset, callbacks=RunCallbacks(), **options)[0]
+    return evaluate_slices(project, 2, dataset, wanted, callbacks=RunCallbacks(), **options)[0]
 
 
 def test_scores_follow_from_the_predictions(place: tuple[Workspace, Store, Path]) -> None:
@@ -135,6 +134,13 @@ def test_patients_that_were_trained_on_are_refused(
         evaluated(workspace, store, "mixed")
     assert str(one) in caught.value.problem
     assert not store.predictions(2, version_id=store.version("mixed").id)
+    marked = evaluated(workspace, store, "mixed", overlap="mark")
+    assert (marked.overlap, marked.slices.patients, "overlap" in marked.marks) == (1, 7, True)
+    without = evaluated(workspace, store, "mixed", overlap="exclude")
+    assert (without.overlap, without.left_out, "overlap" in without.marks) == (1, 0, False)
+    alone = evaluated(workspace, store)
+    assert without.slices.scores.log_loss == pytest.approx(alone.slices.scores.log_loss, abs=1e-6)
+    assert (alone.overlap, without.slices.scores.count) == (0, alone.slices.scores.count)
 
 
 def test_slices_that_were_trained_on_are_refused_under_another_patient_id(
@@ -151,8 +157,9 @@ def test_slices_that_were_trained_on_are_refused_under_another_patient_id(
     add_dataset(Project(workspace, store), AddRequest("renamed", tmp_path / "renamed", labels=phantom.train_labels))
     own, theirs = (load_dataset(Project(workspace, store), name).slices for name in ("ph", "renamed"))
     assert not set(own["patient"]) & set(theirs["patient"])
-    with pytest.raises(ConflictError, match=f"8 patients.*{len(theirs)} slices"):
-        evaluated(workspace, store, "renamed")
+    for overlap in ("refuse", "exclude"):
+        with pytest.raises(ConflictError, match=f"8 patients.*{len(theirs)} slices"):
+            evaluated(workspace, store, "renamed", overlap=overlap)
 
 
 def test_a_test_set_has_no_labels(place: tuple[Workspace, Store, Path]) -> None:
