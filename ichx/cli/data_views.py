@@ -14,7 +14,7 @@ from ichx.formatting import format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.datasets.add import AddReport
+    from ichx.datasets.add import AddReport, CheckReport
     from ichx.store import EvaluationCount
 
 MAX_ROWS = 12
@@ -42,6 +42,18 @@ def print_added(added: "AddReport") -> None:
         )
     else:
         info(f"Next: `ichx data show {version.dataset}`; to train on {version.dataset}, add it again with --labels.")
+
+
+def print_checked(name: str, checked: "CheckReport") -> None:
+    """Print the report of `ichx data add --check`."""
+    for message in checked.messages:
+        info(message)
+    for warning in checked.warnings:
+        warn(warning)
+    if counts := checked.summary.get("label_counts"):
+        _print_label_counts(counts)
+    found = f"{format_count(checked.slices, 'slice')} of {format_count(checked.patients, 'patient')}"
+    console.print(f"checked {name}: {found}; nothing was added", markup=False)
 
 
 def print_dataset(facts: dict[str, Any]) -> None:
