@@ -38,7 +38,7 @@ from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import read_masks
 from ichx.datasets.overlap import find_overlaps, identity_keys, write_identity
-from ichx.datasets.requested_labels import join_requested_labels, read_requested_labels
+from ichx.datasets.requested_labels import join_requested_labels, read_label_file
 from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
 from ichx.datasets.series_selection import select_series
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
@@ -288,7 +288,7 @@ def _prepare(
     project: "Project", request: AddRequest, report: IngestReport, progress: ProgressCallback | None
 ) -> _Prepared:
     """Read everything that `request` names, and report it."""
-    tables = read_requested_labels(request)
+    tables = [*([read_label_file(request.labels, request.columns)] if request.labels else []), *request.label_tables]
     sample = read_sample(request.sample) if request.sample else None
     source = absolute_path(request.source)
     contents = read_format(request.format, source) if request.format else FormatContents()

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,18 +13,12 @@ from ichx.datasets.label_sheet import SheetColumns, read_label_sheet
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.xlsx_text import is_xlsx
 
-if TYPE_CHECKING:
-    from ichx.datasets.add import AddRequest
 
-
-def read_requested_labels(request: "AddRequest") -> list[LabelTable]:
-    """Return the label tables that `request` names, without those of its format. Raises like `read_labels`."""
-    tables = list(request.label_tables)
-    if request.labels is None:
-        return tables
-    if request.columns is None and not is_xlsx(request.labels):
-        return [read_labels(request.labels), *tables]
-    return [read_label_sheet(request.labels, request.columns or SheetColumns()), *tables]
+def read_label_file(path: Path, columns: SheetColumns | None) -> LabelTable:
+    """Return the labels at `path`: a label CSV if no `columns` are named, else a spreadsheet. Raises like both."""
+    if columns is None and not is_xlsx(path):
+        return read_labels(path)
+    return read_label_sheet(path, columns or SheetColumns())
 
 
 def join_requested_labels(
