@@ -1,5 +1,6 @@
 """AccessionNumbers of files, read only to match a spreadsheet of labels: they are never stored."""
 
+import warnings
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,7 @@ def read_accession_numbers(source: Path, scan: pd.DataFrame) -> "pd.Series[str]"
 
 def _read(location: FileLocation) -> str:
     try:
-        with location.open() as handle:
+        with location.open() as handle, warnings.catch_warnings(action="ignore"):
             header = pydicom.dcmread(handle, stop_before_pixels=True, specific_tags=[ACCESSION_NUMBER], force=True)
     except (OSError, InvalidDicomError, DicomDefectError, ValueError, EOFError):
         return ""

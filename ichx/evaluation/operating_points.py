@@ -113,7 +113,7 @@ def choose_threshold(
     if not len(truth):
         raise NotReadyError(
             f"No {request.unit} of {subject} has a known label {request.label}: no threshold can be chosen.",
-            "Choose thresholds of studies (`--unit study`) if only studies are labelled, or another label.",
+            "Choose another label, or a threshold of studies, `--per study`, if only studies are labelled.",
         )
     if truth.all() or not truth.any():
         raise NotReadyError(

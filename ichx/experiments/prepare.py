@@ -19,6 +19,7 @@ from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_ve
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.datasets.study_labels import informative
 from ichx.errors import NotReadyError
+from ichx.evaluation.scored_rows import Truth
 from ichx.experiments.label_checks import check_folds_for_labels, check_recipe_for_labels
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -204,6 +205,8 @@ def prepare_experiment(
     check_recipe_for_labels(recipe, version)
     if "label_counts" in version.summary:
         check_folds_for_labels(data.slices, folds, fold_set.k, version.dataset)
+        if Truth.of(data.slices).unit == "study":
+            callbacks.note("only studies are labelled: scores are those of studies, the largest of their slices")
     cache = find_cache(workspace.cache_dir, version.dataset, data.slices, recipe_spec(recipe))
     if cache is None:
         check()

@@ -71,6 +71,11 @@ class OofResults:
     subgroups: Mapping[str, Sequence[ReportedGroup]] = field(default_factory=dict)
     """Groups by field of headers."""
 
+    @property
+    def headline(self) -> Bootstrap:
+        """The scores of slices, or of studies if no label of a slice is known."""
+        return self.bootstrap if any(label.count for label in self.bootstrap.scores.labels) else self.studies
+
 
 @dataclass(frozen=True)
 class MemberRow:

@@ -192,7 +192,7 @@ def make_gallery(
         return SliceCard(
             name=names[index],
             fold=int(oof.folds[row]),
-            loss=float(losses[index]),
+            loss=None if np.isnan(losses[index]) else float(losses[index]),
             labels=tuple(oof.labels[row].tolist()),
             probabilities=tuple(oof.probabilities[row].tolist()),
             windows=tuple(webp(image) for image in images[index]),

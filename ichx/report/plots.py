@@ -107,6 +107,7 @@ def precision_recall_curves(curves: Mapping[str, LabelCurves | None]) -> Markup:
 
 def reliability_diagram(calibrations: "Mapping[str, Calibration]") -> Markup:
     """Return each label's share of positives over the predicted probability, and the slices per bin below."""
+    calibrations = {label: one for label, one in calibrations.items() if len(one.counts)}  # others are unknown
     most = max((int(c.counts.max()) for c in calibrations.values()), default=1)
     lines, bars = [], []
     for index, (label, one) in enumerate(calibrations.items()):

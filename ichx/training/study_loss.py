@@ -33,8 +33,11 @@ class StudyGroups:
 
     def part(self, part: slice) -> "StudyGroups":
         """Return the groups of a part of the batch, each with the slices that are in it."""
-        inside = self.present & (self.index >= part.start) & (self.index < part.stop)
-        return StudyGroups((self.index - part.start).where(inside, 0), inside, self.labels)
+        start = part.start or 0
+        inside = self.present & (self.index >= start)
+        if part.stop is not None:
+            inside &= self.index < part.stop
+        return StudyGroups((self.index - start).where(inside, 0), inside, self.labels)
 
     def to(self, device: torch.device) -> "StudyGroups":
         """Return the groups on `device`."""
