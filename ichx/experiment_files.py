@@ -12,6 +12,7 @@ START_FILE: Final = "start.json"
 RECORD_FILE: Final = "experiment.json"
 """What the folder contains, from which the store can be rebuilt."""
 THRESHOLDS_FILE: Final = "thresholds.json"
+RECALIBRATIONS_FILE: Final = "recalibrations.json"
 """Stored operating points of an experiment or ensemble."""
 REPORT_FILE: Final = "report.html"
 WEIGHTS_FILE: Final = "weights.safetensors"
@@ -101,6 +102,11 @@ class ExperimentFiles:
     def thresholds(self) -> Path:
         """The stored operating points."""
         return self.folder / THRESHOLDS_FILE
+
+    @property
+    def recalibrations(self) -> Path:
+        """Recalibrations on local samples."""
+        return self.folder / RECALIBRATIONS_FILE
 
     @property
     def features_folder(self) -> Path:

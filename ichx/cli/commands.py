@@ -31,9 +31,11 @@ PANELS = {
     "Results": {
         "scores": "scores:scores",
         "threshold": "threshold:threshold",
+        "recalibrate": "recalibrate:recalibrate",
         "audit": "audit:audit",
         "report": "report:report",
         "figures": "figures:figures",
+        "card": "card:card",
         "ensemble": "ensemble:app",
         "submit": "submit:app",
         "predict": "predict:predict",

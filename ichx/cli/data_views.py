@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ichx.cli.data_pseudo import print_origin
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
 from ichx.datasets.header_texts import FAMILY_HEADS, family_texts
@@ -64,14 +65,19 @@ def print_checked(name: str, checked: "CheckReport") -> None:
 def print_dataset(facts: dict[str, Any]) -> None:
     """Print what `ichx.datasets.dataset.describe` returns."""
     version, summary = facts["version"], facts["version"].summary
+    parts = facts["mixture"]
     kind = (
         f"test set of {version.test_of}"
         if version.test_of
+        else "mixture"
+        if parts
         else "dataset"
         if version.label_digest
         else "unlabelled dataset"
     )
     console.print(f"{version.dataset} version {version.number}, {kind}: {version.source}", markup=False)
+    if parts:
+        print_parts(parts)
     counts = ("files", "slices", "patients", "studies", "series")
     print_table("counts", ("item", "count"), [(name.replace("_", " "), summary[name]) for name in counts])
     if summary.get("group_by") == "study":
@@ -79,6 +85,8 @@ def print_dataset(facts: dict[str, Any]) -> None:
     if summary.get("joined_patients"):
         joined = format_count(summary["joined_patients"], "patient")
         info(f"{joined} that share studies or series count as {format_count(summary['joined_groups'], 'patient')}.")
+    if "pseudo" in summary:
+        print_origin(summary)
     _print_prevalences(facts)
     families = [tuple(family_texts(family).values()) for family in facts["families"]]
     _print_long_table("headers", FAMILY_HEADS, families)
@@ -95,7 +103,7 @@ def print_dataset(facts: dict[str, Any]) -> None:
         if undecodable:
             rows = [(r["reason"], r["files"], _meaning(r)) for r in undecodable]
             print_table("cannot be decoded", ("defect", "files", "meaning"), rows)
-    else:
+    elif not parts:
         console.print(f"Slices not decoded yet. Next: `ichx data check {version.dataset}`", markup=False)
     if masks := summary.get("masks"):
         lines = (
@@ -111,6 +119,24 @@ def print_dataset(facts: dict[str, Any]) -> None:
             f"{sample['defective']:,} excluded; {sample['not_asked']:,} slices not in the sample",
         )
         console.print("\n".join(lines), markup=False)
+
+
+def print_parts(parts: Sequence[dict[str, Any]]) -> None:
+    """Print the parts of a mixture, as `describe_dataset` describes them."""
+    rows = [
+        (
+            part["dataset"],
+            part["number"],
+            part["slices"],
+            part["patients"],
+            f"{part['weight']:g}",
+            f"{part['share']:.0%}",
+            "train only" if part["train_only"] else part["folds"],
+        )
+        for part in parts
+    ]
+    heads = ("part", "version", "slices", "patients", "weight", "per epoch", "folds")
+    print_table("parts", heads, rows, caption="per epoch: share of the part's slices that an epoch samples")
 
 
 def print_decode_check(checked: dict[str, Any]) -> None:

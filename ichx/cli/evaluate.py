@@ -1,11 +1,13 @@
 """`ichx evaluate`: an experiment's scores on another labelled dataset."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ichx.cli.comparison_tables import print_decision_curves, print_paired, print_readers
 from ichx.cli.output import console, err, notice, print_json
 from ichx.cli.parameters import (
     AsCsv,
@@ -13,6 +15,7 @@ from ichx.cli.parameters import (
     Average,
     By,
     Cpus,
+    DecisionCurves,
     Detach,
     Device,
     EngineOptions,
@@ -28,11 +31,13 @@ from ichx.cli.parameters import (
     Page,
     Pooling,
     Precision,
+    Recalibrated,
     TimeLimit,
     Workers,
     check_ensemble_options,
     check_subject,
     fold_numbers,
+    parse_model,
 )
 from ichx.cli.placement import PlacementOptions
 from ichx.cli.scores import print_scores, print_scores_csv
@@ -40,6 +45,12 @@ from ichx.cli.session import session
 from ichx.cli.subgroup_tables import parse_fields, print_subgroups, print_subgroups_csv
 from ichx.cli.threshold import print_calls
 from ichx.text import format_count
+
+if TYPE_CHECKING:
+    from ichx.evaluation.subgroup_scores import Unit
+
+
+UNITS: "tuple[Unit, ...]" = ("slice", "study")
 
 
 def evaluate(
@@ -56,6 +67,12 @@ def evaluate(
     prevalence: Annotated[
         float | None, typer.Option("--prevalence", help="Share of positives where stored thresholds will be used.")
     ] = None,
+    decision_curve: DecisionCurves = False,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="MODEL", help="Compare with this experiment, or ensemble:3, paired."),
+    ] = None,
+    recalibrated: Recalibrated = None,
     overlap: Annotated[
         Literal["refuse", "exclude", "mark"],
         typer.Option("--overlap", help="What to do with patients that the experiment's dataset has, too."),
@@ -87,6 +104,8 @@ def evaluate(
     Example: `ichx evaluate 6 --dataset cq500 --tta hflip --label any`
 
     Example: `ichx evaluate --ensemble 3 --dataset cq500`
+
+    Example: `ichx evaluate 6 --dataset cq500 --against 5`
     """
     selected, fields = fold_numbers(folds), parse_fields(by)
     subject = check_subject(number, ensemble)
@@ -94,6 +113,9 @@ def evaluate(
         check_ensemble_options(tta=tta, average=average, fold=folds)
     if prevalence is not None and not 0 < prevalence < 1:
         raise typer.BadParameter(f"Invalid prevalence: {prevalence}. Use a share, e.g. 0.1.", param_hint="--prevalence")
+    other = None if against is None else parse_model(against)
+    if other is not None and other == (subject, ensemble is not None):
+        raise typer.BadParameter("Name another experiment or ensemble.", param_hint="--against")
     if keep_ids and out is None:
         raise typer.BadParameter("--keep-ids requires --out: scores contain no ids.")
     with session() as project:
@@ -102,6 +124,8 @@ def evaluate(
             project.store.ensemble(ensemble)
         else:
             project.store.experiment(subject)
+        if other is not None:
+            (project.store.ensemble if other[1] else project.store.experiment)(other[0])
         project.store.dataset(dataset)
         placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
             project.workspace
@@ -115,12 +139,15 @@ def evaluate(
             submit_command(project, placement, CommandRequest("evaluate", (words,), experiment=of), as_json=as_json)
             return
         from ichx.cli.live import LiveView
+        from ichx.evaluation.decision_curve import decision_curves
         from ichx.evaluation.operating_points import Subject, applicable, apply_thresholds, stored_thresholds
         from ichx.evaluation.subgroup_scores import SubgroupScores, all_subgroup_scores
         from ichx.inference.evaluate import evaluate_slices_with
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
+        from ichx.inference.external_comparison import compare_models, compare_with_readers
         from ichx.inference.prediction_files import check_out
         from ichx.inference.ready_model import ready_ensemble, ready_experiment
+        from ichx.inference.recalibrate import recalibrated_model
         from ichx.inference.trained import InferenceOptions
 
         for file, suffixes in ((out, None), (page, (".html",))):
@@ -133,6 +160,8 @@ def evaluate(
                 model = ready_ensemble(project, ensemble, options)
             else:
                 model = ready_experiment(project, subject, options, view.note)
+            if recalibrated is not None:
+                model = recalibrated_model(project, model, recalibrated, dataset)
             found, slices = evaluate_slices_with(
                 project, model, dataset, callbacks=view, pooling=pooling, overlap=overlap
             )
@@ -147,11 +176,26 @@ def evaluate(
                 written.append(write_evaluation_report(project, found, slices, page))
             stored = stored_thresholds(project, Subject(subject, ensemble is not None))
             fitting = applicable(stored, tta=found.tta, average=found.average, pooling=pooling)
-            calls = apply_thresholds(fitting, slices.predicted, prevalence)
+            calls = apply_thresholds(fitting, slices.called, prevalence)
+            readers = compare_with_readers(project, slices, fitting)
+            curves = {}
+            if decision_curve:
+                shown = labels or ["any"]
+                curves = {
+                    unit: decision_curves(slices.predicted, shown, unit, pooling=pooling, prevalence=prevalence)
+                    for unit in UNITS
+                }
+            paired = None
+            if other is not None:
+                second = (ready_ensemble if other[1] else partial(ready_experiment, note=view.note))(
+                    project, other[0], options
+                )
+                paired = compare_models(project, (model, slices), second, pooling, callbacks=view, overlap=overlap)
             if fields:
                 groups = all_subgroup_scores(slices.predicted, fields, labels or ["any"], pooling)
     if as_json:
-        print_json({**asdict(found), "subgroups": groups, "operating_points": calls})
+        extra = {"subgroups": groups, "operating_points": calls, "readers": readers}
+        print_json({**asdict(found), **extra, "decision_curves": curves, "against": paired})
     elif as_csv and fields:
         print_subgroups_csv(groups)
     elif as_csv:
@@ -159,9 +203,16 @@ def evaluate(
     else:
         kind = "experiment" if ensemble is None else "ensemble"
         title = f"{kind} {subject}: {found.name}, on {dataset} version {found.dataset_version}, tta {found.tta}"
+        if recalibrated is not None:
+            title += f", recalibrated: {recalibrated}"
         print_scores(title, found, pooling, labels)
         if calls:
             print_calls("stored thresholds, applied unchanged", calls, prevalence)
+        print_decision_curves(curves, given=prevalence)
+        if readers:
+            print_readers(readers, labels)
+        if paired is not None and other is not None:
+            print_paired(paired, _name(subject, ensemble is not None), _name(*other))
         print_subgroups(groups)
     if found.overlap:
         patients = f"{format_count(found.overlap, 'patient')} also in the experiment's dataset"
@@ -170,3 +221,7 @@ def evaluate(
         notice(f"{format_count(len(stored) - len(fitting), 'stored threshold')} of other views, averages or poolings.")
     for file in written:
         (err if as_json or as_csv else console).print(str(file), markup=False)
+
+
+def _name(number: int, ensemble: bool) -> str:
+    return f"{'ens' if ensemble else 'exp'} {number}"

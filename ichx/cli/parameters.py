@@ -153,6 +153,10 @@ By = Annotated[
     ),
 ]
 Page = Annotated[Path | None, typer.Option("--report", help="HTML page with tables and figures.")]
+Recalibrated = Annotated[
+    str | None, typer.Option("--recalibrated", metavar="NAME", help="Apply this recalibration, without refitting.")
+]
+DecisionCurves = Annotated[bool, typer.Option("--decision-curve", help="Net benefit by threshold, with intervals.")]
 KeepIds = Annotated[
     bool, typer.Option("--keep-ids", help="Output ids of patients, studies and series instead of their hashes.")
 ]
@@ -225,6 +229,15 @@ def check_ensemble_options(**options: object) -> None:
     given = [f"--{name}" for name, value in options.items() if value]
     if given:
         raise typer.BadParameter(f"Use either --ensemble or {', '.join(given)}: an ensemble is stored with its own.")
+
+
+def parse_model(text: str) -> tuple[int, bool]:
+    """Return the number in e.g. `6` or `ensemble:3`, and whether it is that of an ensemble."""
+    kind, colon, number = text.rpartition(":")
+    known = kind in ("experiment", "ensemble") if colon else True
+    if known and number.isascii() and number.isdecimal() and len(number) < 10:
+        return int(number), kind == "ensemble"
+    raise typer.BadParameter(f"Invalid model: {text!r}. Use an experiment number, or e.g. ensemble:3.")
 
 
 def experiment_numbers(text: str, option: str) -> list[int]:

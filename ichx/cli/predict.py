@@ -26,6 +26,7 @@ from ichx.cli.parameters import (
     OwnTta,
     Page,
     Precision,
+    Recalibrated,
     Save,
     TimeLimit,
     Workers,
@@ -76,6 +77,7 @@ def predict(
     id_map: Annotated[
         Path | None, typer.Option("--id-map", help="CSV of the ids behind the hashes, readable by its owner only.")
     ] = None,
+    recalibrated: Recalibrated = None,
     sr: Annotated[
         Path | None,
         typer.Option(
@@ -146,6 +148,7 @@ def predict(
         from ichx.inference.prediction_calls import with_calls
         from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map
         from ichx.inference.ready_model import ready_ensemble, ready_experiment
+        from ichx.inference.recalibrate import recalibrated_model
         from ichx.inference.trained import InferenceOptions
 
         for file, suffixes in ((out, None), (page, (".html",)), (id_map, (".csv",))):
@@ -162,6 +165,8 @@ def predict(
                 model = ready_ensemble(project, ensemble, options)
             else:
                 model = ready_experiment(project, subject, options, view.note)
+            if recalibrated is not None:
+                model = recalibrated_model(project, model, recalibrated)
             found = predict_files_with(
                 project,
                 model,
@@ -169,7 +174,8 @@ def predict(
                 callbacks=view,
                 outputs=FileOutputs(out if save else None, keep_ids, id_map is not None, check),
             )
-            found = with_calls(found, stored_thresholds(project, Subject(subject, ensemble is not None)))
+            stored = stored_thresholds(project, Subject(subject, ensemble is not None))
+            found = with_calls(found, stored, model.recalibration)
             written = [] if out is None else write_files(out, found)
             if id_map is not None and found.id_map is not None:
                 write_id_map(id_map, found.id_map)
@@ -203,7 +209,8 @@ def _print_summary(found: "FilePredictions") -> None:
     which = f"experiment {found.experiment}" if found.ensemble is None else f"ensemble {found.ensemble}"
     model = f"{which}{format_marks(found.marks)}"
     folds = f"{format_count(len(found.folds), 'fold')} ({', '.join(map(str, found.folds))})"
-    info(f"Predicted {slices} of {studies} with {model}, {folds}, tta {found.tta}.")
+    by = "" if found.recalibrated is None else f", recalibrated: {found.recalibrated}"
+    info(f"Predicted {slices} of {studies} with {model}, {folds}, tta {found.tta}{by}.")
     if found.defects:
         total = format_count(sum(found.defects.values()), "file or frame", "files or frames")
         counts = ", ".join(f"{name} {count:,}" for name, count in found.defects.items())
@@ -212,7 +219,8 @@ def _print_summary(found: "FilePredictions") -> None:
         table = found.slices if one["unit"] == "slice" else found.studies
         called = int((table[f"called_{one['label']}"] == 1).sum())
         units = format_count(called, "slice") if one["unit"] == "slice" else format_count(called, "study", "studies")
-        info(f"Called {one['label']} (probability >= {format_value(one['threshold'])}): {units}.")
+        share = f"{100 * called / max(int(table[one['label']].notna().sum()), 1):.1f} per 100"
+        info(f"Called {one['label']} (probability >= {format_value(one['threshold'])}): {units}, {share}.")
     for warning in found.warnings:
         warn(warning)
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ichx.cli.comparison_tables import print_decision_curves
 from ichx.cli.output import console, info, print_json, warn
 from ichx.cli.parameters import (
     AsJson,
     Average,
+    DecisionCurves,
     EnsembleNumber,
     OptionalNumber,
     OwnTta,
@@ -51,6 +53,10 @@ def threshold(
     tta: OwnTta = None,
     average: Average = None,
     pooling: Pooling = "max",
+    prevalence: Annotated[
+        float | None, typer.Option("--prevalence", help="PPV, NPV and alarms for this share of positives.")
+    ] = None,
+    decision_curve: DecisionCurves = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the threshold of --label and --per.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +67,7 @@ def threshold(
 
     Example: `ichx threshold 6 --label any --sensitivity 0.95`
 
-    Example: `ichx threshold 6`
+    Example: `ichx threshold 6 --prevalence 0.12`
     """
     subject_number = check_subject(number, ensemble)
     if per not in ("study", "slice"):
@@ -71,17 +77,22 @@ def threshold(
     for name, value in (("sensitivity", sensitivity), ("specificity", specificity), ("cost", cost)):
         if value is not None:
             rules[name] = value  # type: ignore[index]
-    if len(rules) + remove > 1:
-        raise typer.BadParameter("Use one of --sensitivity, --specificity, --cost and --remove.")
+    if len(rules) + remove + decision_curve > 1:
+        raise typer.BadParameter("Use one of --sensitivity, --specificity, --cost, --decision-curve and --remove.")
+    if prevalence is not None and (rules or remove or not 0 < prevalence < 1):
+        raise typer.BadParameter("Use a share, e.g. 0.1, without a rule.", param_hint="--prevalence")
     with session() as project:
-        stored_tta = None
+        own_tta, own_average = None, None
         if ensemble is not None:
-            stored_tta = project.store.ensemble(ensemble).tta
-            if tta not in (None, stored_tta):
-                raise typer.BadParameter(f"Ensemble {ensemble} has tta {stored_tta}.", param_hint="--tta")
+            blended = project.store.ensemble(ensemble)
+            own_tta, own_average = blended.tta, blended.average
+            if tta not in (None, own_tta):
+                raise typer.BadParameter(f"Ensemble {ensemble} has tta {own_tta}.", param_hint="--tta")
+            if average not in (None, own_average):
+                raise typer.BadParameter(f"Ensemble {ensemble} averages the {own_average}.", param_hint="--average")
         else:
             project.store.experiment(subject_number)
-        from ichx.evaluation.choices import check_tta
+        from ichx.evaluation.choices import check_average, check_tta
         from ichx.evaluation.operating_points import (
             Subject,
             ThresholdRequest,
@@ -92,7 +103,8 @@ def threshold(
         )
 
         subject = Subject(subject_number, ensemble is not None)
-        views = check_tta(stored_tta or tta or "none")
+        views = check_tta(own_tta or tta or "none")
+        mean = check_average(own_average or average or "logit")
         if remove:
             removed = remove_threshold(project, subject, label, unit, views)
             if as_json:
@@ -102,7 +114,7 @@ def threshold(
             return
         if rules:
             ((rule, value),) = rules.items()
-            request = ThresholdRequest(label, rule, value, unit, views, average or "logit", pooling)
+            request = ThresholdRequest(label, rule, value, unit, views, mean, pooling)
             chosen, replaced = choose_threshold(project, subject, request)
             if as_json:
                 print_json({"chosen": chosen, "replaced": replaced})
@@ -111,7 +123,27 @@ def threshold(
             if replaced is not None:
                 info(f"Replaces {describe(replaced)}.")
             return
+        if decision_curve:
+            from ichx.evaluation.decision_curve import decision_curves
+            from ichx.evaluation.subject_predictions import subject_predictions
+
+            predicted = subject_predictions(project, subject, views, mean)
+            curves = {unit: decision_curves(predicted, [label], unit, pooling=pooling, prevalence=prevalence)}
+            if as_json:
+                print_json(curves)
+            else:
+                print_decision_curves(curves, given=prevalence)
+            return
         stored = stored_thresholds(project, subject)
+        if prevalence is not None:
+            from ichx.evaluation.subject_predictions import thresholds_at
+
+            applied = thresholds_at(project, subject, stored, prevalence)
+            if as_json:
+                print_json(applied)
+            else:
+                print_calls(f"{subject}: stored thresholds on its OOF predictions", applied, prevalence)
+            return
         current = [is_current(project, subject, one) for one in stored]
     if as_json:
         print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])

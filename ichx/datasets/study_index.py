@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ichx.datasets.arrow_columns import column_values
+from ichx.datasets.ingest import ACQUISITION
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def write_index(folder: Path, given: IndexInput) -> None:
         *ASSUMED,
     ]
     frame = slices[[*columns, "assumptions", *LABELS, *FILE]].iloc[order].reset_index(drop=True)
+    of_parts = [name for name in ("part", "source") if name in slices]  # a mixture has a source per slice
+    for name in (*ACQUISITION, *of_parts):  # few values, which one dictionary per column has
+        values = slices[name].iloc[order].reset_index(drop=True)
+        frame[name] = values if values.dtype.kind == "f" else values.astype("category")
     study = owners[1][order].astype(np.int32)
     frame["study"] = study
     frame["row"] = order.astype(np.int32)

@@ -86,6 +86,22 @@ def calibration_lines(
     return lines
 
 
+def line_coefficients(
+    truth: npt.NDArray[np.bool_], probabilities: FloatArray, *, with_slope: bool
+) -> tuple[float, float] | None:
+    """Return intercept and slope of the line of one label, `(N,)` both; the slope is 1 without `with_slope`.
+
+    None if a class is absent or the probabilities separate the classes.
+    """
+    x = logit(np.clip(probabilities, CLIP, 1 - CLIP))
+    codes, one = np.arange(len(x)), np.ones_like(x)
+    if with_slope:
+        found = _fit(np.column_stack([one, x]), truth.astype(np.float64), np.zeros_like(x), codes)
+        return None if found is None else (float(found[0][0]), float(found[0][1]))
+    found = _fit(one[:, None], truth.astype(np.float64), x, codes)
+    return None if found is None else (float(found[0][0]), 1.0)
+
+
 def _fit(
     design: FloatArray, y: FloatArray, offset: FloatArray, codes: npt.NDArray[np.int64]
 ) -> tuple[FloatArray, FloatArray] | None:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.folds import find_leaks
+from ichx.datasets.mixture import PART, mixture_parts
 from ichx.datasets.patient_subset import subset_folds
 from ichx.datasets.study_labels import has_study_labels, slice_truth, study_truth
 from ichx.errors import ChangedDataError, NotReadyError
@@ -53,10 +54,21 @@ class OofTable:
     study_labels: FloatArray | None = None
     """`(N, 6)` labels to pool into those of studies, see `study_truth`; None if they are `labels`."""
 
+    parts: npt.NDArray[np.object_] | None = None
+    """`(N,)`: the part of each slice of a mixture; None for other datasets."""
+
     @property
     def truth(self) -> Truth:
         """What the scores are computed from."""
         return Truth(self.labels, self.labels if self.study_labels is None else self.study_labels, self.studies)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "OofTable":
+        """Return the table of some of its slices."""
+        names = ("slice_ids", "folds", "labels", "probabilities", "patients", "studies")
+        optional = ("study_probabilities", "study_labels", "parts")
+        chosen = {name: getattr(self, name)[rows] for name in names}
+        chosen |= {name: getattr(self, name)[rows] for name in optional if getattr(self, name) is not None}
+        return replace(self, **chosen)
 
     @property
     def labels_to_pool(self) -> FloatArray:
@@ -157,6 +169,7 @@ def read_oof(
         studies=studies[have],
         study_probabilities=of_studies[have] if np.isfinite(of_studies[have]).all() and have.any() else None,
         study_labels=study_truth(slices)[have] if has_study_labels(slices) else None,
+        parts=slices[PART].to_numpy(object)[have] if mixture_parts(version) else None,
     )
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, NotReadyError
 from ichx.evaluation.bootstrap import DRAWS, Interval, draw_weights, percentile_interval
 from ichx.evaluation.call_scores import CallScores, call_scores
-from ichx.evaluation.choices import Average, Pooling, Tta
+from ichx.evaluation.choices import Average, Pooling, Tta, check_average, check_tta
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import OofTable, read_oof
@@ -105,7 +105,7 @@ def choose_threshold(
         IchxError: The predictions cannot be read; see `read_oof`.
     """
     check_request(request)
-    table = _oof(project, subject, request)
+    table = subject_oof(project, subject, request.tta, request.average)
     labels = table.labels_to_pool if request.unit == "study" else table.labels
     truth, p, patients = of_unit(
         request, labels, table.probabilities, table.patients, table.studies, table.study_probabilities
@@ -135,7 +135,7 @@ def choose_threshold(
     )
     path = subject.folder(project) / THRESHOLDS_FILE
     with file_lock(path.with_suffix(".lock")):
-        stored = _read(path)
+        stored = read_thresholds(path)
         replaced = next((one for one in stored if one.key == chosen.key), None)
         _write(path, [*(one for one in stored if one.key != chosen.key), chosen])
     return chosen, replaced
@@ -143,16 +143,15 @@ def choose_threshold(
 
 def stored_thresholds(project: "Project", subject: Subject) -> list[ChosenThreshold]:
     """Return the stored thresholds of `subject`, sorted. Raises `CorruptFileError` if their file is damaged."""
-    return sorted(
-        _read(subject.folder(project) / THRESHOLDS_FILE), key=lambda one: (LABELS.index(one.key[0]), *one.key[1:])
-    )
+    stored = read_thresholds(subject.folder(project) / THRESHOLDS_FILE)
+    return sorted(stored, key=lambda one: (LABELS.index(one.key[0]), *one.key[1:]))
 
 
 def remove_threshold(project: "Project", subject: Subject, label: str, unit: Unit, tta: Tta) -> ChosenThreshold:
     """Remove a stored threshold and return it. Raises `NotFoundError` if there is none."""
     path = subject.folder(project) / THRESHOLDS_FILE
     with file_lock(path.with_suffix(".lock")):
-        stored = _read(path)
+        stored = read_thresholds(path)
         found = next((one for one in stored if one.key == (label, unit, tta)), None)
         if found is None:
             raise NotFoundError(
@@ -205,9 +204,14 @@ def apply_thresholds(
     return found
 
 
+def oof_digest(project: "Project", subject: Subject, tta: str, average: str) -> str:
+    """Return 16 hex digits of the OOF predictions and labels of `subject`."""
+    return _digest(subject_oof(project, subject, tta, average))
+
+
 def is_current(project: "Project", subject: Subject, stored: ChosenThreshold) -> bool:
     """Return whether the OOF predictions are still those that the threshold was chosen on."""
-    return _digest(_oof(project, subject, stored.request)) == stored.digest
+    return oof_digest(project, subject, stored.request.tta, stored.request.average) == stored.digest
 
 
 def of_unit(
@@ -249,6 +253,14 @@ def check_request(request: ThresholdRequest) -> None:
         raise InvalidInputError(f"Invalid {request.rule}: {request.value}.", "Use a share above 0, up to 1.")
 
 
+def chosen_threshold(truth: npt.NDArray[np.bool_], p: FloatArray, request: ThresholdRequest) -> float:
+    """Return the threshold that fits the request on rows `(N,)` of both classes."""
+    order = np.argsort(-p, kind="stable")
+    value, hit = p[order], truth[order]
+    last = np.append(value[1:] != value[:-1], True)
+    return float(_thresholds(value, hit, last, np.ones((len(value), 1)), request)[0])
+
+
 def _choose(
     truth: npt.NDArray[np.bool_],
     p: FloatArray,
@@ -261,9 +273,9 @@ def _choose(
     order = np.argsort(-p, kind="stable")
     value, hit, code = p[order], truth[order], codes[order]
     last = np.append(value[1:] != value[:-1], True)  # equal probabilities share a threshold
-    point = _thresholds(value, hit, last, np.ones((len(value), 1)), request)[0]
+    point = chosen_threshold(truth, p, request)
     drawn = [_thresholds(value, hit, last, weights[code], request) for weights in draw_weights(len(names), draws, 0)]
-    return float(point), np.concatenate(drawn)
+    return point, np.concatenate(drawn)
 
 
 def _thresholds(
@@ -293,9 +305,14 @@ def _thresholds(
     return found
 
 
-def _oof(project: "Project", subject: Subject, request: ThresholdRequest) -> OofTable:
+def subject_oof(project: "Project", subject: Subject, tta: str, average: str) -> OofTable:
+    """Return the OOF predictions of an experiment, or those that the creation of an ensemble stored.
+
+    Raises like `read_oof` and `read_ensemble_oof`.
+    """
     if not subject.ensemble:
-        return read_oof(project, project.store.experiment(subject.number), request.tta, average=request.average)
+        experiment = project.store.experiment(subject.number)
+        return read_oof(project, experiment, check_tta(tta), average=check_average(average))
     return read_ensemble_oof(project, project.store.ensemble(subject.number)).oof
 
 
@@ -314,7 +331,8 @@ def _write(path: Path, chosen: list[ChosenThreshold]) -> None:
     write_text(path, json.dumps([asdict(one) for one in chosen], indent=1) + "\n", "the thresholds")
 
 
-def _read(path: Path) -> list[ChosenThreshold]:
+def read_thresholds(path: Path) -> list[ChosenThreshold]:
+    """Return the thresholds in a file; none if it does not exist. Raises `CorruptFileError`."""
     try:
         with open_file(path) as file:
             found = parse_json(file.read().decode())

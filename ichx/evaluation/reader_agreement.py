@@ -13,11 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.reader_labels import ReaderLabels
-from ichx.evaluation.bootstrap import DRAWS, MIN_IN_CLASS, Interval, percentile_interval
+from ichx.evaluation.bootstrap import DRAWS, Interval
 from ichx.evaluation.kappa import cohen_kappa, fleiss_kappa
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.patient_sums import PatientSums
-from ichx.text import format_count
+from ichx.evaluation.paired_scores import RateDifference, rate_difference, rates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,16 +40,6 @@ class ReaderPair:
 
 
 @dataclass(frozen=True)
-class PairedRates:
-    """Sensitivity or specificity of a reader and of the model on the same studies."""
-
-    reader: Interval
-    model: Interval
-    difference: Interval
-    """Model less reader, paired."""
-
-
-@dataclass(frozen=True)
 class ModelAndReader:
     """The model's calls and one reader."""
 
@@ -68,8 +57,9 @@ class ModelAndReader:
     """Positive ones among them."""
     divided: int
     """Studies that are left out, because the others are divided or too few."""
-    against_others: dict[str, PairedRates]
-    """`sensitivity` and `specificity` of reader and model, if the majority of the others is right; empty without."""
+    against_others: dict[str, RateDifference]
+    """`sensitivity` and `specificity` of the reader (`first`) and of the model (`second`), if the majority of the
+    others is right; empty without such studies."""
 
 
 @dataclass(frozen=True)
@@ -178,16 +168,16 @@ def _against(
     own, others = values[:, index], np.delete(values, index, axis=1)
     read = ~np.isnan(own)
     truth, owners = own[read] > 0.5, patients[read]
-    (sensitivity,) = _rates(truth, [called[read]], owners, draws)
-    (specificity,) = _rates(~truth, [~called[read]], owners, draws)
+    (sensitivity,) = rates(truth, [called[read]], owners, draws)
+    (specificity,) = rates(~truth, [~called[read]], owners, draws)
     votes, count = np.nansum(others, axis=1), (~np.isnan(others)).sum(axis=1)
     decided = read & (count >= MIN_OTHERS) & (2 * votes != count)
     reference = 2 * votes[decided] > count[decided]
-    against: dict[str, PairedRates] = {}
+    against: dict[str, RateDifference] = {}
     if decided.any():
         for name, right in (("sensitivity", True), ("specificity", False)):
             hits = [(own[decided] > 0.5) == right, called[decided] == right]
-            against[name] = PairedRates(*_rates(reference == right, hits, patients[decided], draws))
+            against[name] = rate_difference(reference == right, hits, patients[decided], draws)
     return ModelAndReader(
         reader=readers[index],
         studies=int(read.sum()),
@@ -199,26 +189,3 @@ def _against(
         divided=int((read & ~decided).sum()),
         against_others=against,
     )
-
-
-def _rates(
-    among: npt.NDArray[np.bool_], hits: list[npt.NDArray[np.bool_]], patients: npt.NDArray[np.object_], draws: int
-) -> list[Interval]:
-    """Return the share of the rows `among` that are `hits`, for each; of two, also the second less the first."""
-    sample = PatientSums(patients)
-    sums = sample.sums(np.stack([among, *(among & one for one in hits)], axis=1).astype(np.float64))
-
-    def shares(totals: FloatArray) -> FloatArray:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = totals[1:] / totals[0]
-        return np.concatenate([found, found[1:] - found[:1]]) if len(found) == 2 else found
-
-    values = shares(sums.sum(axis=1, keepdims=True))[:, 0]
-    if not among.any():
-        return [Interval(None, None, None, None, "no such studies")] * len(values)
-    count = int((sums[0] > 0).sum())
-    few = None if count >= MIN_IN_CLASS else f"no interval from {format_count(count, 'patient')} with such studies"
-    drawn = sample.drawn(sums, shares, draws)
-    return [
-        percentile_interval(float(value), of, sample.shortage() or few) for value, of in zip(values, drawn, strict=True)
-    ]

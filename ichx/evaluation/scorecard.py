@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class PartScores:
+    """Scores of one part of a mixture."""
+
+    slices: Bootstrap
+    studies: Bootstrap
+
+
+@dataclass(frozen=True)
 class Scorecard:
     """All scores of an experiment over its finished folds."""
 
@@ -35,6 +43,8 @@ class Scorecard:
     """Slices that could not be decoded and are in no score."""
     calibration: dict[str, CalibrationLine]
     """Calibration of slices by label."""
+    parts: dict[str, PartScores]
+    """By part of a mixture, those that are scored; empty for other datasets."""
 
 
 def scorecard(
@@ -73,6 +83,7 @@ def scorecard(
         studies=studies,
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
+        parts=part_scores(table, pooling),
     )
 
 
@@ -80,6 +91,16 @@ def oof_scores(table: OofTable, pooling: Pooling) -> tuple[Bootstrap, Bootstrap]
     """Return the scores with intervals of the slices of `table`, and of the studies that they are pooled into."""
     args = (table.labels_to_pool, table.probabilities, table.studies, pooling, table.study_probabilities)
     return both_scores(table.labels, table.patients, args)
+
+
+def part_scores(table: OofTable, pooling: Pooling = "max") -> dict[str, PartScores]:
+    """Return the scores of each part of a mixture that has predictions, sorted by name; empty for other datasets."""
+    if table.parts is None:
+        return {}
+    found = {}
+    for name in sorted(set(table.parts.tolist())):
+        found[name] = PartScores(*oof_scores(table.take(np.flatnonzero(table.parts == name)), pooling))
+    return found
 
 
 def both_scores(

@@ -4,7 +4,7 @@ The groups are those of `ichx.datasets.subgroups`. Groups differ in prevalence a
 not comparable to each other; the AUC depends on neither the prevalence nor the calibration.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -87,8 +87,13 @@ class SubgroupScores:
     @property
     def worst(self) -> Subgroup | None:
         """The group with the lowest AUC among those that are large enough; None below two of them."""
-        large = [group for group in self.groups if not group.small and group.auc.value is not None]
-        return min(large, key=lambda group: group.auc.value or 0.0) if len(large) > 1 else None
+        return worst_of(self.groups)
+
+
+def worst_of(groups: Iterable[Subgroup | None]) -> Subgroup | None:
+    """Return the group with the lowest AUC among those that are large enough; None below two of them."""
+    large = [group for group in groups if group is not None and not group.small and group.auc.value is not None]
+    return min(large, key=lambda group: group.auc.value or 0.0) if len(large) > 1 else None
 
 
 def oof_predictions(project: "Project", number: int, *, tta: Tta = "none", average: Average = "logit") -> Predicted:

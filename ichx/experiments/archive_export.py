@@ -85,7 +85,7 @@ def archive_experiment(
     own = project.workspace.experiment_files(number)
     folder = own.folder
     index, files = _index(project, experiment)
-    paths = [own.start, own.thresholds]
+    paths = [own.start, own.thresholds, own.recalibrations]
     for fold in map(own.fold, range(experiment.folds)):
         paths += [fold.log, fold.code_diff, fold.inputs, *([fold.weights] if weights else [])]
         paths += checkpoint_files(fold.folder) if checkpoints else []

@@ -59,7 +59,7 @@ RATIO = 20
 """Archives that expand by more than this factor are refused: their members hardly compress."""
 _MEMBER = re.compile(
     r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|inputs\.json|"
-    r"checkpoint-\d{3}-\d{5}-\d{9}\.pt)|start\.json|thresholds\.json"
+    r"checkpoint-\d{3}-\d{5}-\d{9}\.pt)|(start|thresholds|recalibrations)\.json"
 )
 _EXPORTED = "Use a file that `ichx exp export` wrote."
 

@@ -32,8 +32,11 @@ from ichx.evaluation.ensemble_file import (
     write_model,
 )
 from ichx.evaluation.member_outputs import member_id
+from ichx.evaluation.operating_points import read_thresholds
 from ichx.evaluation.predictions import OOF_FILE
+from ichx.evaluation.recalibration_file import read_recalibrations
 from ichx.evaluation.stored_members import check_networks, describe_member, network_problems
+from ichx.experiment_files import RECALIBRATIONS_FILE, THRESHOLDS_FILE
 from ichx.experiments.archive_export import (
     PARTS,
     WRITE_REMEDY,
@@ -59,7 +62,9 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 INDEX: Final = "ensemble.json"
-_MEMBER = re.compile(r"ensemble\.json|model\.json|model\.npz|oof\.parquet|members/\d{1,9}\.zip")
+_MEMBER = re.compile(
+    r"ensemble\.json|model\.json|model\.npz|oof\.parquet|thresholds\.json|recalibrations\.json|members/\d{1,9}\.zip"
+)
 _EXPORTED = "Use a file that `ichx ensemble export` wrote."
 
 
@@ -118,12 +123,15 @@ def export_ensemble(project: "Project", number: int, target: Path) -> ExportedAr
             if not (folder / name).is_file():
                 raise ChangedDataError(f"{folder / name} is gone.", "Blend the members again.")
             archive.write(folder / name, name)
+        kept = [name for name in (THRESHOLDS_FILE, RECALIBRATIONS_FILE) if (folder / name).is_file()]
+        for name in kept:
+            archive.write(folder / name, name)
         for member in numbers:
             part = Path(place) / f"{member}.zip"
             archive_experiment(project, member, part, weights=True)
             archive.write(part, f"members/{member}.zip")
             part.unlink()
-    return ExportedArchive(target, target.stat().st_size, 4 + len(numbers))
+    return ExportedArchive(target, target.stat().st_size, 4 + len(kept) + len(numbers))
 
 
 def import_ensemble(project: "Project", file: Path) -> ImportedEnsemble:
@@ -301,6 +309,10 @@ def _register(
     try:
         target.mkdir(parents=True, exist_ok=True)
         shutil.move(folder / OOF_FILE, target / OOF_FILE)
+        if read_thresholds(folder / THRESHOLDS_FILE):  # checks the content
+            shutil.move(folder / THRESHOLDS_FILE, target / THRESHOLDS_FILE)
+        if read_recalibrations(folder / RECALIBRATIONS_FILE):
+            shutil.move(folder / RECALIBRATIONS_FILE, target / RECALIBRATIONS_FILE)
         record = dataclasses.asdict(model.record)
         write_text(target / BLEND_FILE, json.dumps(record, indent=2) + "\n", "the ensemble")
         draft = EnsembleDraft(

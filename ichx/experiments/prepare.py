@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from torch import nn
 
-from ichx.cache.build import ensure_cache, find_cache
+from ichx.cache.build import find_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.local_copy import with_local_copy
-from ichx.cache.mask_cache import ensure_masks
 from ichx.cache.mask_file import MaskCache
+from ichx.cache.mixture_cache import ensure_dataset_cache
+from ichx.cache.mixture_masks import ensure_dataset_masks
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
+from ichx.datasets.fold_labels import FoldLabels, read_fold_labels
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.datasets.study_labels import informative
 from ichx.errors import NotReadyError
@@ -119,6 +122,13 @@ class PreparedExperiment:
     """`(N,)` fold of each row of `data`; `EXCLUDED` for patients outside the experiment's subset."""
     masks: MaskCache | None = None
     """None if the network learns from labels alone."""
+    fold_labels: FoldLabels | None = None
+    """Labels that differ between folds, of slices that no fold validates on; None for none."""
+
+    def slices_of(self, fold: int) -> pd.DataFrame:
+        """Return the slices with the labels that the training of the fold reads."""
+        slices = self.data.slices
+        return slices if self.fold_labels is None else self.fold_labels.training_slices(slices, fold)
 
     def fits(self, fold: int) -> str:
         """Return the digests of the experiment, which all of its folds share."""
@@ -129,9 +139,12 @@ class PreparedExperiment:
         return {"fits": pins(self.experiment)}
 
     def training_rows(self, fold: int) -> Rows:
-        """Return the decodable slices with labels of the other folds, and of those that train in every fold."""
-        usable = self.cache.valid & informative(self.data.slices)
-        return np.flatnonzero((self.folds != fold) & (self.folds != EXCLUDED) & usable)
+        """Return the decodable slices with labels of the other folds, and of those that train in every fold.
+
+        A slice of the latter without a pseudo-label in this fold is left out.
+        """
+        used = (self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid & informative(self.slices_of(fold))
+        return np.flatnonzero(used)
 
     def validation_rows(self, fold: int) -> Rows:
         """Return the decodable slices of the fold."""
@@ -149,7 +162,7 @@ class PreparedExperiment:
         """Return the slices of the fold."""
         return SliceFeed(
             self.cache,
-            self.data.slices,
+            self.slices_of(fold),
             self.recipe,
             workers=workers,
             masks=self.masks,
@@ -218,7 +231,8 @@ def prepare_experiment(
         split = f"{fold_set.leaking_patients:,} of {version.patients:,} patients"
         callbacks.note(f"the folds {fold_set.name} split {split}; every score on them is marked `leaky folds`")
     masks = _open_masks(workspace, data, plugin, recipe, cache, callbacks)
-    return PreparedExperiment(project, experiment, plugin, recipe, data, cache, folds, masks)
+    labels = read_fold_labels(workspace, version)
+    return PreparedExperiment(project, experiment, plugin, recipe, data, cache, folds, masks, labels)
 
 
 def training_data(
@@ -266,12 +280,10 @@ def _open_masks(
         return None
     masks = load_masks(workspace, data)
     assert masks is not None  # the version has them
-    return ensure_masks(
+    return ensure_dataset_masks(
         cache,
         masks,
-        data.version.summary["masks"]["digest"],
-        data.source,
-        data.slices,
+        data,
         progress=lambda done, total: callbacks.phase(f"masks at {cache.spec.size} px", done, total),
     )
 
@@ -285,11 +297,9 @@ def open_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, call
 def _build_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, callbacks: "Callbacks") -> Cache:
     spec = recipe_spec(recipe)
     name = data.version.dataset
-    return ensure_cache(
+    return ensure_dataset_cache(
         workspace.cache_dir,
-        name,
-        data.source,
-        data.slices,
+        data,
         spec,
         progress=lambda done, total: callbacks.phase(f"caching {name} at {spec.size} px", done, total),
     )

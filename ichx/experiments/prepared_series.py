@@ -20,6 +20,8 @@ import pandas as pd
 from torch import nn
 
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
+from ichx.datasets.fold_labels import FoldLabels, read_fold_labels
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.errors import ChangedDataError, NotReadyError
 from ichx.evaluation.feature_tables import FeatureTable
@@ -88,6 +90,11 @@ class PreparedSeries:
         version = self.data.version
         folds = load_folds(self.project.workspace, version, version.fold_set_of(self.experiment), self.data.slices)
         return oof_logits(self.project, self.members, self.data.slices["slice_id"].to_numpy(object), folds)
+
+    @cached_property
+    def fold_labels(self) -> FoldLabels | None:
+        """Labels that differ between folds; None for none."""
+        return read_fold_labels(self.project.workspace, self.data.version)
 
     def inputs(self, fold: int) -> FoldInputs:
         """Return what the fold reads of the members."""
@@ -200,8 +207,12 @@ class PreparedSeries:
                 usable &= np.isfinite(self.logits).all(axis=(1, 2))
             part = None if "features" in self.kinds else self._parts(fold)
             features = [table.open() for table in tables]
+            slices = self.data.slices
+            if self.fold_labels is not None:
+                slices = self.fold_labels.training_slices(slices, fold)
+                usable &= (self.folds != TRAIN_ONLY) | slices[list(LABELS)].notna().any(axis=1).to_numpy()
             self._read.clear()  # one fold at a time
-            self._read[fold] = sequence_data(self.data.slices, usable, features, self.logits, part)
+            self._read[fold] = sequence_data(slices, usable, features, self.logits, part)
         return self._read[fold]
 
     def _usable(self, fold: int) -> npt.NDArray[np.bool_]:
@@ -260,6 +271,7 @@ def sequence_data(
         features=features,
         logits=logits,
         part=part,
+        shares=slices["share"].to_numpy(np.float64) if "share" in slices else None,
     )
 
 

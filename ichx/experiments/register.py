@@ -152,10 +152,15 @@ def clone_experiment(
 
 
 def equal_experiments(store: "Store", experiment: "Experiment") -> "list[Experiment]":
-    """Return the older experiments outside the trash with the recipe, slices, labels and folds of `experiment`."""
+    """Return the older experiments outside the trash with the recipe, slices, labels and folds of `experiment`.
+
+    Mixtures have equal shares of their parts, too.
+    """
+    shares = store.version_by_id(experiment.version_id).part_shares
     found = store.experiments(Selection(recipe_digest=experiment.recipe_digest), limit=None)
     others = [store.experiment(e.number) for e in found if e.number < experiment.number]
-    return [e for e in others if _pins(e) == _pins(experiment)]
+    equal = [e for e in others if _pins(e) == _pins(experiment)]
+    return [e for e in equal if store.version_by_id(e.version_id).part_shares == shares]
 
 
 def _pins(e: "Experiment") -> tuple[str, str, float, tuple[int, ...]]:
@@ -183,8 +188,8 @@ def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
             raise InvalidInputError(
                 f"{dataset} is a test set without labels.", "Choose a labelled one with --dataset NAME."
             )
-        return store.version(dataset)
-    names = [d.name for d in store.datasets() if d.trainable]
+        return _scored(store.version(dataset))
+    names = [d.name for d in store.datasets() if d.trainable and "pseudo" not in store.version(d.name).summary]
     if not names:
         raise NotReadyError("There is no labelled dataset yet.", "Add one: `ichx data add NAME PATH --labels CSV`.")
     if len(names) > 1:  # a dataset without folds is only used for evaluation
@@ -194,6 +199,18 @@ def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
             f"There are {len(names)} labelled datasets: {', '.join(names)}.", "Choose one with --dataset NAME."
         )
     return store.version(names[0])
+
+
+def _scored(version: "DatasetVersion") -> "DatasetVersion":
+    """Return `version`; raise `InvalidInputError` if all of it is pseudo-labels, which are never scored."""
+    origin = version.summary.get("pseudo")
+    if origin is None:
+        return version
+    labelled = origin["trained_on"]["dataset"]
+    raise InvalidInputError(
+        f"{version.dataset} has pseudo-labels only, which are never scored.",
+        f"Train on them together with the labelled data: --dataset {labelled}+{version.dataset}.",
+    )
 
 
 def draft(

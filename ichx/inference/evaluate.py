@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import LoadedDataset, load_version
-from ichx.errors import ChangedDataError, NotReadyError
+from ichx.datasets.fold_labels import PSEUDO
+from ichx.errors import ChangedDataError, NotReadyError, UnsupportedError
 from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
@@ -61,6 +62,8 @@ class Evaluation:
     """What was averaged over views and folds."""
     ensemble: int | None = None
     """The ensemble that was scored; None for an experiment."""
+    recalibrated: str | None = None
+    """Name of the recalibration that was applied."""
     overlap: int = 0
     """Patients that are also in the experiment's dataset: excluded, or scored with the mark `overlap`."""
 
@@ -80,6 +83,8 @@ class EvaluatedSlices:
     """`(N, 6)`, the mean over views and folds."""
     study_probabilities: FloatArray | None = None
     """`(N, 6)`: of each slice's study, as a sequence experiment predicts them; None for others."""
+    uncalibrated: FloatArray | None = None
+    """`(N, 6)`: probabilities before a recalibration; None without one."""
 
     @property
     def labels_to_pool(self) -> FloatArray:
@@ -95,6 +100,34 @@ class EvaluatedSlices:
     def predicted(self) -> Predicted:
         """The same as input of subgroup scores."""
         return Predicted(self.slices, self.labels, self.probabilities, self.study_probabilities)
+
+    @property
+    def called(self) -> Predicted:
+        """The same before a recalibration, for stored thresholds: they were chosen on such probabilities."""
+        p = self.probabilities if self.uncalibrated is None else self.uncalibrated
+        return Predicted(self.slices, self.labels, p, self.study_probabilities)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """What the members of a model predict for a version."""
+
+    data: LoadedDataset
+    predicted: dict[int, DatasetPrediction]
+    numbers: npt.NDArray[np.int64]
+    """Rows of `data.slices`, `(N,)`: the slices that can be decoded, without excluded ones."""
+    left_out: int
+    """Slices that cannot be decoded."""
+    shared: npt.NDArray[np.bool_]
+    """Which slices of `data` are of patients that the model may have been trained on."""
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self.data.slices.iloc[self.numbers]
+
+    @property
+    def folds(self) -> dict[int, dict[int, FloatArray]]:
+        return {k: one.folds for k, one in self.predicted.items()}
 
 
 def evaluate_slices(
@@ -139,12 +172,88 @@ def evaluate_slices_with(
     `overlap` is what happens to patients that the experiment's dataset has, too; see `ichx.inference.overlap`.
     """
     check_pooling(pooling)
+    members = _predict_members(project, model, dataset, callbacks, overlap)
+    data, rows, folds = members.data, members.rows, members.folds
+    neighbours = SeriesNeighbours.of(rows)
+    truth = Truth.of(rows)
+    labels = truth.labels
+    if not truth.known:
+        raise NotReadyError(
+            f"No label of {dataset} is known for the slices that can be decoded.",
+            f"`ichx data show {dataset}` lists what is known.",
+        )
+    uncalibrated = model.mean(folds, neighbours)
+    mean = model.recalibrated(uncalibrated)
+    study_of = rows["study"].to_numpy(object)
+    learnt = _learnt(model, members.predicted)
+    of_studies = (truth.to_pool, mean, study_of, pooling, learnt)
+    slices, studies = both_scores(labels, rows["patient"].to_numpy(object), of_studies)
+    pooled = pool_studies(*of_studies)
+    of_folds = {fold: model.recalibrated(model.of_fold(folds, neighbours, fold)) for fold in model.folds}
+    evaluation = Evaluation(
+        experiment=model.shown.experiment.number,
+        name=model.name,
+        dataset=dataset,
+        dataset_version=data.version.number,
+        tta=model.options.tta,
+        marks=(*model.marks, *([OVERLAP_MARK] if overlap == "mark" and members.shared.any() else [])),
+        folds={fold: truth.scored(p).score for fold, p in of_folds.items()},
+        slices=slices,
+        studies=studies,
+        left_out=members.left_out,
+        precision=", ".join(sorted(frozenset().union(*(one.precisions for one in members.predicted.values())))),
+        thresholds={
+            "slice": _thresholds(labels, mean),
+            "study": _thresholds(pooled.labels, pooled.probabilities),
+        },
+        calibration=calibration_lines(labels, mean, rows["patient"].to_numpy(object)),
+        average=model.options.average,
+        ensemble=model.ensemble,
+        recalibrated=None if model.recalibration is None else model.recalibration.name,
+        overlap=int(data.slices["patient"][members.shared].nunique()),
+    )
+    record_evaluation(
+        project,
+        EvaluationDraft(
+            "evaluate",
+            rows_digest(rows["slice_id"], truth.to_pool),
+            rows_digest(rows["slice_id"], mean),
+            (slices if truth.unit == "slice" else studies).scores.log_loss,
+            dataset=dataset,
+            version=data.version.number,
+            experiment=evaluation.experiment if model.ensemble is None else None,
+            ensemble=model.ensemble,
+        ),
+    )
+    raw = None if model.recalibration is None else uncalibrated
+    return evaluation, EvaluatedSlices(data, model.shown, members.numbers, labels, mean, learnt, raw)
+
+
+def predict_labelled(project: "Project", model: ReadyModel, dataset: str, callbacks: "Callbacks") -> EvaluatedSlices:
+    """Return what a model predicts for a labelled dataset, without a recalibration and without scores.
+
+    Raises like `evaluate_slices`.
+    """
+    members = _predict_members(project, model, dataset, callbacks)
+    rows = members.rows
+    mean, learnt = model.mean(members.folds, SeriesNeighbours.of(rows)), _learnt(model, members.predicted)
+    labels = Truth.of(rows).labels
+    return EvaluatedSlices(members.data, model.shown, members.numbers, labels, mean, learnt)
+
+
+def _predict_members(
+    project: "Project", model: ReadyModel, dataset: str, callbacks: "Callbacks", overlap: OverlapChoice = "refuse"
+) -> _Members:
+    """Predict a labelled dataset with each member, as far as that is not stored."""
     version = project.store.version(dataset)
     if version.label_digest is None:
         subject = model.shown.experiment.number if model.ensemble is None else f"--ensemble {model.ensemble}"
         raise NotReadyError(
             f"{dataset} has no labels.", f"`ichx predict {subject} PATH` predicts files without labels."
         )
+    if PSEUDO in version.summary:
+        problem = f"{dataset} has pseudo-labels, which are never scored."
+        raise UnsupportedError(problem, "Choose a dataset with labels of readers.")
     data = load_version(project.workspace, version)
     shared = shared_slices(project, model.shown, data, overlap)
     predicted = {
@@ -164,58 +273,8 @@ def evaluate_slices_with(
     if overlap == "exclude" and shared.any():
         unseen = np.flatnonzero(~np.isin(ids, data.slices["slice_id"].to_numpy(object)[shared]))
         predicted, ids = {k: one.take(unseen) for k, one in predicted.items()}, ids[unseen]
-    folds = {k: one.folds for k, one in predicted.items()}
     numbers = pd.Index(data.slices["slice_id"]).get_indexer(pd.Index(ids))
-    rows = data.slices.iloc[numbers]
-    neighbours = SeriesNeighbours.of(rows)
-    truth = Truth.of(rows)
-    labels = truth.labels
-    if not truth.known:
-        raise NotReadyError(
-            f"No label of {dataset} is known for the slices that can be decoded.",
-            f"`ichx data show {dataset}` lists what is known.",
-        )
-    mean = model.mean(folds, neighbours)
-    study_of = rows["study"].to_numpy(object)
-    learnt = _learnt(model, predicted)
-    of_studies = (truth.to_pool, mean, study_of, pooling, learnt)
-    slices, studies = both_scores(labels, rows["patient"].to_numpy(object), of_studies)
-    pooled = pool_studies(*of_studies)
-    evaluation = Evaluation(
-        experiment=model.shown.experiment.number,
-        name=model.name,
-        dataset=dataset,
-        dataset_version=version.number,
-        tta=model.options.tta,
-        marks=(*model.marks, *([OVERLAP_MARK] if overlap == "mark" and shared.any() else [])),
-        folds={fold: truth.scored(model.of_fold(folds, neighbours, fold)).score for fold in model.folds},
-        slices=slices,
-        studies=studies,
-        left_out=len(data.slices) - decodable,
-        precision=", ".join(sorted(frozenset().union(*(one.precisions for one in predicted.values())))),
-        thresholds={
-            "slice": _thresholds(labels, mean),
-            "study": _thresholds(pooled.labels, pooled.probabilities),
-        },
-        calibration=calibration_lines(labels, mean, rows["patient"].to_numpy(object)),
-        average=model.options.average,
-        ensemble=model.ensemble,
-        overlap=int(data.slices["patient"][shared].nunique()),
-    )
-    record_evaluation(
-        project,
-        EvaluationDraft(
-            "evaluate",
-            rows_digest(ids, truth.to_pool),
-            rows_digest(ids, mean),
-            (slices if truth.unit == "slice" else studies).scores.log_loss,
-            dataset=dataset,
-            version=version.number,
-            experiment=evaluation.experiment if model.ensemble is None else None,
-            ensemble=model.ensemble,
-        ),
-    )
-    return evaluation, EvaluatedSlices(data, model.shown, numbers, labels, mean, learnt)
+    return _Members(data, predicted, numbers, len(data.slices) - decodable, shared)
 
 
 def _learnt(model: ReadyModel, predicted: Mapping[int, DatasetPrediction]) -> FloatArray | None:

@@ -329,7 +329,7 @@ def _predict_missing(
                         path=path.relative_to(project.workspace.root).as_posix(),
                         slices=len(rows),
                         digest=write_predictions(path, Predictions(ids, logits, network.hardware.precision)),
-                        score=truth.scored(probabilities(logits)).score,
+                        score=truth.scored(probabilities(logits)).score if truth.known else None,
                     )
                 )
             project.store.add_predictions(drafts)
@@ -372,7 +372,7 @@ def _predict_missing_series(
                 digest=write_predictions(
                     path, Predictions(ids[found.rows], found.logits, precision, found.study_logits)
                 ),
-                score=truth.take(found.rows).scored(probabilities(found.logits)).score,
+                score=truth.take(found.rows).scored(probabilities(found.logits)).score if truth.known else None,
             )
             project.store.add_predictions([draft])
 

@@ -1,15 +1,18 @@
 """Patients of an evaluated dataset that the experiment's dataset has, too: refused, excluded, or scored with a mark."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ichx.datasets.catalog import hash_ids
-from ichx.datasets.dataset import LoadedDataset, load_version
+from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
+from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.overlap import KINDS, load_identity, matching_patients, matching_slices
 from ichx.errors import ConflictError
 from ichx.inference.trained import Trained
+from ichx.labels import LABELS
 from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
@@ -40,6 +43,11 @@ def shared_slices(
         )
     own = load_version(project.workspace, project.store.version_by_id(experiment.version_id))
     ids, own_ids = (load_identity(project.workspace, of.version) for of in (data, own))
+    if experiment.transductive:  # marked: it trains on images of the evaluated patients, without their labels
+        folds = load_folds(project.workspace, own.version, own.version.fold_set_of(experiment), own.slices)
+        labelled = own.slices[list(LABELS)].notna().any(axis=1).to_numpy() | (folds != TRAIN_ONLY)
+        own = replace(own, slices=own.slices[labelled])
+        own_ids = own_ids[own_ids["patient"].isin(own.slices["patient"])]
     same = matching_patients(ids, own_ids)
     slices = data.slices
     known_slice = matching_slices(slices, own.slices["slice_id"])

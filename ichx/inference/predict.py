@@ -77,6 +77,8 @@ class FilePredictions:
     """What was averaged over views and folds."""
     ensemble: int | None = None
     """The ensemble that predicted; None for an experiment."""
+    recalibrated: str | None = None
+    """Name of the recalibration that was applied to the probabilities."""
     thresholds: tuple[dict[str, Any], ...] = ()
     """Stored thresholds behind the columns `called_LABEL`: `label`, `unit`, `threshold`, `rule` and its `value`."""
 
@@ -159,7 +161,7 @@ def predict_files_with(
     folds = {k: {fold: p[rows] for fold, p in one.folds.items()} for k, one in by_member.items()}
     predicted = np.full((len(slices), len(LABELS)), np.nan)
     if len(rows):
-        predicted[rows] = model.mean(folds, SeriesNeighbours.of(slices.iloc[rows]))
+        predicted[rows] = model.recalibrated(model.mean(folds, SeriesNeighbours.of(slices.iloc[rows])))
     table = slice_table(catalog, slices, predicted, undecodable)
     studies = study_table(table)
     if model.ensemble is None and (learnt := next(iter(by_member.values())).studies):
@@ -185,6 +187,7 @@ def predict_files_with(
         id_map=files.id_map(key) if outputs.id_map else None,
         average=model.options.average,
         ensemble=model.ensemble,
+        recalibrated=None if model.recalibration is None else model.recalibration.name,
     )
     if not found.predicted:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in found.defects.items())

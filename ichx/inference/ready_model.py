@@ -9,6 +9,7 @@ from ichx.evaluation.choices import check_average, check_tta
 from ichx.evaluation.ensemble_file import read_model
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.nested_score import FittedBlend
+from ichx.evaluation.recalibration_file import Recalibration
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import check_networks
 from ichx.inference.trained import InferenceOptions, Trained, find_trained
@@ -33,6 +34,8 @@ class ReadyModel:
     """Its number; None for an experiment."""
     blend: FittedBlend | None = None
     """None for an experiment."""
+    recalibration: Recalibration | None = None
+    """Applied to the mean; see `ichx.inference.recalibrate`."""
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -44,6 +47,10 @@ class ReadyModel:
         if self.blend is None:
             return mean_of(list(members[0].values()), self.options.average)
         return blend_folds(self.blend, members, neighbours, self.options.average)
+
+    def recalibrated(self, p: FloatArray) -> FloatArray:
+        """Return the recalibrated probabilities `(N, 6)`; `p` without a recalibration."""
+        return p if self.recalibration is None else self.recalibration.apply(p)
 
     def of_fold(
         self, members: Mapping[int, Mapping[int, FloatArray]], neighbours: SeriesNeighbours, fold: int

@@ -37,6 +37,7 @@ from ichx.store.snapshots import (
     TuningInfo,
     VersionDraft,
     marks,
+    marks_of_data,
     pooled_score,
     require_network,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "TuningInfo",
     "VersionDraft",
     "marks",
+    "marks_of_data",
     "open_store",
     "pooled_score",
     "require_network",

@@ -1,5 +1,6 @@
 """Queries for ensembles and their members, over an open connection."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -8,15 +9,17 @@ from ichx.errors import NotFoundError
 from ichx.store.clock import store_time
 from ichx.store.experiments import of_other_tools
 from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
-from ichx.store.tables import dataset_version, ensemble, ensemble_member, experiment
+from ichx.store.tables import TRANSDUCTIVE, dataset_version, ensemble, ensemble_member, experiment
 
-_MARKS = ("selected", "leaked")
-"""Marks of a member that are those of its ensembles."""
+_MARKS = {"selected": experiment.c.selected, "leaked": experiment.c.leaked, "transductive": TRANSDUCTIVE}
+"""Marks of a member that are those of its ensembles, with their columns."""
 _UNMARKED = dict.fromkeys(_MARKS, False)
 
 
-def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> Ensemble:
-    """Record an ensemble and its members under `number`."""
+def add_ensemble(
+    connection: Connection, draft: EnsembleDraft, number: int, created: datetime | None = None
+) -> Ensemble:
+    """Record an ensemble and its members under `number`, created now or at `created`."""
     version = select(dataset_version.c.dataset).where(dataset_version.c.id == draft.version_id)
     if connection.scalar(version) != draft.dataset:
         raise ValueError(f"dataset version {draft.version_id} is not a version of {draft.dataset}")
@@ -24,7 +27,7 @@ def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> E
         **vars(draft),
         "number": number,
         "submissions": list(draft.submissions),
-        "created": store_time(connection),
+        "created": created or store_time(connection),
     }
     del values["dataset"], values["members"]
     connection.execute(insert(ensemble).values(values))
@@ -76,9 +79,10 @@ def _read(connection: Connection, *conditions: Any) -> list[Ensemble]:
     order = (ensemble_member.c.ensemble, ensemble_member.c.position)
     marked: dict[int, dict[str, bool]] = {}
     for row in connection.execute(
-        select(ensemble_member, *(experiment.c[name] for name in _MARKS))
+        select(ensemble_member, *(column.label(name) for name, column in _MARKS.items()))
         .join(ensemble, of_member)
         .join(experiment, experiment.c.number == ensemble_member.c.experiment)
+        .join(dataset_version, dataset_version.c.id == experiment.c.version_id)
         .where(*conditions)
         .order_by(*order)
     ):

@@ -13,7 +13,7 @@ from ichx.store.counters import IsUsed, take_numbers
 from ichx.store.experiment_state import CHUNK, progress_of, progress_of_many
 from ichx.store.selection import FIELD_TYPES, Selection, recipe_values
 from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo, require_objects
-from ichx.store.tables import dataset_version, experiment, experiment_member, fold_set, tag
+from ichx.store.tables import TRANSDUCTIVE, dataset_version, experiment, experiment_member, fold_set, tag
 
 _JOINED = {
     "dataset": dataset_version.c.dataset,
@@ -21,6 +21,7 @@ _JOINED = {
     "fold_set": fold_set.c.name.label("fold_set"),
     "folds": fold_set.c.k.label("folds"),
     "subset": func.coalesce(experiment.c.subset, experiment.c.tuned["subset"].as_float(), 1.0).label("subset"),
+    "transductive": TRANSDUCTIVE.label("transductive"),
 }
 """Columns of other tables, and computed ones, by the name of their field."""
 

@@ -43,6 +43,7 @@ FIELD_TYPES: Mapping[str, type] = {
     "created": datetime,
     "selected": bool,
     "leaked": bool,
+    "transductive": bool,
     "archived": bool,
 }
 """Fields that conditions, sorting and columns accept, besides the values of recipes; numbers are `float`."""

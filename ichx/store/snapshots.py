@@ -72,6 +72,11 @@ class VersionDraft:
     folds: tuple[FoldDraft, ...] = ()
 
 
+def part_names(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the parts of a mixture, from the summary of its version; see `ichx.datasets.mixture`."""
+    return tuple(part["dataset"] for part in summary.get("mixture", {}).get("parts", ()))
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A named set of slices."""
@@ -94,6 +99,17 @@ class DatasetVersion(VersionDraft):
     """Counts from 1 within the dataset."""
     folds: tuple[FoldSet, ...]
     created: datetime
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the datasets of which a mixture consists; none for other versions."""
+        return part_names(self.summary)
+
+    @property
+    def part_shares(self) -> tuple[tuple[str, float], ...]:
+        """Share of each part's slices that an epoch samples; it changes a training and is in no digest."""
+        weights = {part["dataset"]: part["weight"] for part in self.summary.get("mixture", {}).get("parts", ())}
+        return tuple((name, weight / max(weights.values())) for name, weight in sorted(weights.items()))
 
     def fold_set(self, name: str | None = None) -> FoldSet:
         """Return the folds called `name`, or the first folds of the version.
@@ -205,6 +221,8 @@ class ExperimentSummary:
     selected: bool
     leaked: bool
     """Whether a patient is in more than one of its folds."""
+    transductive: bool
+    """Whether it trains on pseudo-labels of patients of a test set."""
     archived: bool
     trashed: datetime | None
     """When it was moved to the trash."""
@@ -387,12 +405,13 @@ class EnsembleDraft:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble(EnsembleDraft):
-    """A recorded ensemble; `selected` and `leaked` if one of its members is."""
+    """A recorded ensemble; `selected`, `leaked` and `transductive` if one of its members is."""
 
     number: int
     created: datetime
     selected: bool
     leaked: bool
+    transductive: bool
     external: bool
     """Whether a member is external, or reads an external experiment."""
 
@@ -417,9 +436,15 @@ def require_objects(*values: object) -> None:
         raise TypeError("a JSON value is not an object")
 
 
+def marks_of_data(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
+    """Return the caveats of the folds and labels, which every score on them shares."""
+    caveats = (("leaky folds", scored.leaked), ("transductive", scored.transductive))
+    return tuple(mark for mark, applies in caveats if applies)
+
+
 def marks(scored: ExperimentSummary | Ensemble) -> tuple[str, ...]:
     """Return the caveats that must accompany a score wherever it appears, e.g. `selected`; empty for most scores."""
-    found = [mark for mark, on in (("selected", scored.selected), ("leaky folds", scored.leaked)) if on]
+    found = [*["selected"] * scored.selected, *marks_of_data(scored)]
     if isinstance(scored, ExperimentSummary) and scored.subset < 1:
         found.append(f"{100 * scored.subset:.3g} % of the patients")
     if scored.external or (isinstance(scored, ExperimentSummary) and scored.reads_external):

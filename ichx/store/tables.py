@@ -19,6 +19,7 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
     false,
+    func,
 )
 
 METADATA = MetaData(
@@ -85,6 +86,9 @@ dataset_version = Table(
     UniqueConstraint("dataset", "number"),
     info={"doc": "immutable versions of datasets"},
 )
+
+TRANSDUCTIVE = func.coalesce(dataset_version.c.summary["transductive"].as_boolean(), false())
+"""Whether a version has pseudo-labels of patients of a test set; a version is immutable, so no column repeats it."""
 
 fold_set = Table(
     "fold_set",

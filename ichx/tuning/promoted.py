@@ -62,6 +62,8 @@ class Promoted:
     better_high: float | None
     leaked: bool
     """Whether the folds split patients, so that all scores are optimistic."""
+    transductive: bool = False
+    """Whether the labels are partly pseudo-labels of patients of a test set."""
     selected: bool = False
     """Whether something else used scores of other folds: patience, a tuning on other folds of the patients, or a choice
     about a member of a sequence experiment."""
@@ -75,7 +77,7 @@ class Promoted:
     @property
     def marks(self) -> tuple[str, ...]:
         """Marks of the scores over the other folds."""
-        marks = (("selected", self.selected), ("leaky folds", self.leaked))
+        marks = (("selected", self.selected), ("leaky folds", self.leaked), ("transductive", self.transductive))
         return tuple(mark for mark, applies in marks if applies)
 
     @property
@@ -148,6 +150,7 @@ def read_one(project: "Project", experiment: "Experiment", tables: "Tables | Non
         better_low=None if better is None else better.low,
         better_high=None if better is None else better.high,
         leaked=experiment.leaked,
+        transductive=experiment.transductive,
         selected=elsewhere
         or from_toml(experiment.recipe).selects
         or any(project.store.experiment(member).selected for member in experiment.members),

@@ -19,6 +19,7 @@ from ichx.errors import InvalidInputError, NotFoundError, UnsupportedError, did_
 from ichx.evaluation.choices import CALIBRATED, Objective
 from ichx.recipe import literal
 from ichx.recipe_text import from_toml
+from ichx.store import marks_of_data
 from ichx.tuning import studies_url
 from ichx.tuning.budget import Value
 from ichx.tuning.connection import storage_errors
@@ -230,7 +231,7 @@ def summarize(project: "Project", parent: "Experiment", study: "Study") -> Study
         length=float(setup.get("length", 1.0)),
         space=space,
         limits=dict(setup.get("limits") or {}),
-        marks=("selected", "leaky folds") if parent.leaked else ("selected",),
+        marks=("selected", *marks_of_data(parent)),
         trials=trials,
         best=ranked[0] if ranked else None,
         importances=shares,

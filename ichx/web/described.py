@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ichx.project import Project
-from ichx.web.score_tables import score_tables
+from ichx.web.score_tables import score_tables, subgroup_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +150,16 @@ def score_ensemble(project: Project, report: "Report", number: int) -> dict[str,
 
     found = read_ensemble_oof(project, project.store.ensemble(number))
     return score_tables(table_scorecard(found.oof)) | {"nested": found.nested}
+
+
+def score_subgroups(project: Project, report: "Report", number: int, ensemble: bool) -> dict[str, Any]:
+    """Return the scores of subgroups of an experiment's or ensemble's OOF predictions, as a report shows them."""
+    from ichx.evaluation.operating_points import Subject
+    from ichx.evaluation.subgroup_scores import reported_subgroups
+    from ichx.evaluation.subject_predictions import subject_predictions
+
+    found = reported_subgroups(subject_predictions(project, Subject(number, ensemble)))
+    return {"fields": [subgroup_table(field, groups) for field, groups in found.items()]}
 
 
 def _examples(rows: "pd.DataFrame") -> list[dict[str, Any]]:

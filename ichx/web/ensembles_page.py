@@ -77,6 +77,17 @@ def scores(request: Request) -> Response:
     return site.render(request, "experiment_scores.html.j2", **found, marks=shown)
 
 
+@without_paths
+def subgroups(request: Request) -> Response:
+    """Return the tables of subgroups as a part of the page."""
+    site, number = site_of(request), path_number(request)
+    e = site.project.store.ensemble(number)
+    arguments = {"number": number, "ensemble": True}
+    found = dict(sources_of(request).part(Computed).get("score_subgroups", arguments, _state(e), COMPUTE_SECONDS))
+    command = f"evaluate --ensemble {number} --dataset NAME --by scanner"
+    return site.render(request, "subgroups.html.j2", **found, marks=shown_marks(e), command=command)
+
+
 def report(request: Request) -> Response:
     """Show the report of an ensemble, if it has one, in a sandbox."""
     site, number = site_of(request), path_number(request)
@@ -162,4 +173,5 @@ ROUTES: Final = (
     Route("/ensembles/{number:number}/report", report),
     Route("/ensembles/{number:number}/submissions/{name}", submission),
     Route("/api/ensembles/{number:number}/scores", scores),
+    Route("/api/ensembles/{number:number}/subgroups", subgroups),
 )

@@ -15,11 +15,14 @@ from ichx.store import marks
 from ichx.store.runs import LIVE_STATES
 from ichx.views import with_views
 from ichx.web import experiment_files
+from ichx.web.computed import COMPUTE_SECONDS, Computed
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
 from ichx.web.numbers import path_number
 from ichx.web.score_tables import score_tables
+from ichx.web.shown_errors import without_paths
 from ichx.web.site import site_of
+from ichx.web.sources import sources_of
 from ichx.web.waiting import SharedResults
 
 if TYPE_CHECKING:
@@ -101,6 +104,19 @@ def scores(request: Request) -> Response:
     )
 
 
+@without_paths
+def subgroups(request: Request) -> Response:
+    """Return the tables of subgroups as a part of the page."""
+    site, number = site_of(request), path_number(request)
+    store = site.project.store
+    experiment = store.experiment(number)
+    state = [one.digest for one in store.predictions(number, role="oof")]
+    arguments = {"number": number, "ensemble": False}
+    found = dict(sources_of(request).part(Computed).get("score_subgroups", arguments, state, COMPUTE_SECONDS))
+    command = f"scores {number} --by scanner,kernel,age"
+    return site.render(request, "subgroups.html.j2", **found, marks=marks(experiment), command=command)
+
+
 _scorecards: "SharedResults[dict[int | None, Bootstrap]]" = SharedResults(KEPT)
 
 
@@ -116,5 +132,6 @@ def _scorecard(project: Project, number: int, tta: Tta) -> "dict[int | None, Boo
 ROUTES = (
     Route("/experiments/{number:number}", experiment_page),
     Route("/api/experiments/{number:number}/scores", scores),
+    Route("/api/experiments/{number:number}/subgroups", subgroups),
     *experiment_files.ROUTES,
 )

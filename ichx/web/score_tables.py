@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 from ichx.formatting import format_interval, format_value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ichx.evaluation.bootstrap import Bootstrap, Interval
+    from ichx.evaluation.subgroup_scores import ReportedGroup
 
 LABEL_METRICS = (
     ("log_loss", "log loss"),
@@ -28,6 +31,39 @@ def score_tables(found: "Mapping[int | None, Bootstrap]") -> dict[str, Any]:
         ],
         "heads": [head for _, head in LABEL_METRICS],
         "patients": pooled.patients,
+    }
+
+
+def subgroup_table(field: str, groups: "Sequence[ReportedGroup]") -> dict[str, Any]:
+    """Return the variables of one table of `subgroups.html.j2`, as JSON values."""
+    from ichx.evaluation.subgroup_scores import worst_of
+
+    worst = {
+        "slices": worst_of(group.slices for group in groups),
+        "studies": worst_of(group.studies for group in groups),
+    }
+    return {
+        "field": field.replace("_", " "),
+        "groups": [
+            {
+                "name": group.slices.name,
+                "small": group.slices.small,
+                "counts": [
+                    group.slices.patients,
+                    group.slices.rows,
+                    group.slices.positives,
+                    None if group.studies is None else group.studies.rows,
+                    None if group.studies is None else group.studies.positives,
+                ],
+                "cells": [
+                    _cell(group.slices.log_loss),
+                    _cell(group.slices.auc),
+                    _cell(None if group.studies is None else group.studies.auc),
+                ],
+            }
+            for group in groups
+        ],
+        "worst": {unit: {"name": one.name, **_cell(one.auc)} for unit, one in worst.items() if one is not None},
     }
 
 

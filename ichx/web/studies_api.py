@@ -18,6 +18,18 @@ from ichx.web.sources import Source, pixel_version, source_of, sources_of
 
 FILE_PREDICTIONS: Final = "file:1"
 """The predictor of `ichx ui PATH --predictions FILE`."""
+SHOWN_FIELDS: Final = {
+    "manufacturer": "manufacturer",
+    "model": "model",
+    "kernel": "kernel",
+    "kvp": "kVp",
+    "thickness": "slice thickness",
+    "contrast": "contrast agent",
+    "body_part": "body part",
+    "age": "age",
+    "sex": "sex",
+}
+"""Header fields of a catalog, and their names in the viewer."""
 PLAIN_CURVES: Final = "CNN,sequence,ensemble"
 """Curves of the viewer without test-time augmentation."""
 
@@ -177,12 +189,19 @@ def _slice(
         "thickness": thickness,
         "side": side,
         "header_window": None if row["window_missing"] else [row["window_centre"], row["window_width"]],
+        "header": _header(row),
         "labels": _labels(row),
         "fold": row["fold"] if row["fold"] >= TRAIN_ONLY else None,
         "flags": [*_flags([row]), *row["assumptions"].split()],
         "mask": row["mask"],
         "reviews": reviews.get(row["slice_id"], 0),
     }
+
+
+def _header(row: dict[str, Any]) -> dict[str, str | float]:
+    """Return what the header says of acquisition and patient, as far as it does: names of `SHOWN_FIELDS`."""
+    found = {name: row[field] for field, name in SHOWN_FIELDS.items()}
+    return {name: value for name, value in found.items() if value not in (None, "") and value == value}
 
 
 def _labels(row: dict[str, Any]) -> dict[str, int] | None:

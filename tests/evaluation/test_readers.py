@@ -93,14 +93,13 @@ def test_model_and_reader_are_judged_by_the_majority_of_the_others() -> None:
         reference = others[agreed, 0]
         assert one.positives == reference.sum()
         rates = one.against_others["sensitivity"]
-        assert rates.model.value == pytest.approx(called[agreed][reference].mean())
-        assert rates.reader.value == pytest.approx(values[agreed, index][reference].mean())
-        assert rates.model.value is not None
-        assert rates.reader.value is not None
-        assert rates.difference.value == pytest.approx(rates.model.value - rates.reader.value)
+        of_reader, of_model = values[agreed, index][reference].mean(), called[agreed][reference].mean()
+        assert rates.second.value == pytest.approx(of_model)
+        assert rates.first.value == pytest.approx(of_reader)
+        assert rates.difference.value == pytest.approx(of_model - of_reader)
         assert rates.difference.low is not None
         rates = one.against_others["specificity"]
-        assert rates.model.value == pytest.approx((~called[agreed][~reference]).mean())
+        assert rates.second.value == pytest.approx((~called[agreed][~reference]).mean())
 
 
 def test_unread_studies_and_labels_without_threshold() -> None:

@@ -91,6 +91,9 @@ def test_scores_with_intervals_are_computed_on_request(blended: Path, serve: Ser
     with open_project(blended) as project:
         oof = read_ensemble_oof(project, project.store.ensemble(1)).oof
     with serve(blended).client() as client:
+        groups = client.get("/api/ensembles/1/subgroups")
+        assert groups.status_code == 200
+        assert "<caption>By " in groups.text
         answer = client.get("/api/ensembles/1/scores")
         assert answer.status_code == 200
     rows = rows_of(answer.text, "Log loss by fold and label")
@@ -144,7 +147,8 @@ def test_files_of_an_ensemble(blended: Path, serve: Serve, tmp_path: Path) -> No
         assert client.get("/ensembles/1/submissions/ph-test").status_code == 200
         for name in ("model", "..%2F2%2Fph-test", "blend.json"):
             assert client.get(f"/ensembles/1/submissions/{name}").status_code == 404
-        for path in ("/ensembles/9", "/ensembles/9/report", "/api/ensembles/9/scores", "/ensembles/" + "9" * 30):
+        unknown = ("/ensembles/9", "/ensembles/9/report", "/api/ensembles/9/scores", "/api/ensembles/9/subgroups")
+        for path in (*unknown, "/ensembles/" + "9" * 30):
             assert client.get(path).status_code == 404
 
 

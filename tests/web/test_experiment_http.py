@@ -10,6 +10,7 @@ import pytest
 from simulated_run import epoch_record, new_one, open_copy, record, start
 from web_site import Serve
 
+from ichx.evaluation.subgroup_scores import oof_predictions, reported_subgroups
 from ichx.web.served_files import FileContent, open_inside
 
 INJECTIONS = (
@@ -53,10 +54,35 @@ def test_scores_by_fold_and_label(trained_root: Path, serve: Serve, intervals_of
         assert label in plain.text
 
 
+def test_subgroups_are_those_of_the_report(trained_root: Path, serve: Serve) -> None:
+    served = serve(trained_root)
+    project = served.site.project
+    expected = reported_subgroups(oof_predictions(project, 1))
+    assert expected
+    with served.client() as client:
+        answer = client.get("/api/experiments/1/subgroups")
+        page = client.get("/experiments/1").text
+    assert answer.status_code == 200
+    assert 'data-source="/api/experiments/1/subgroups"' in page
+    tables = re.findall(r"<caption>By ([^<]*)</caption>.*?</table>", answer.text, re.DOTALL)
+    assert [name.strip() for name in tables] == [field.replace("_", " ") for field in expected]
+    for groups in expected.values():
+        for group in groups:
+            small = ' class="quiet"' if group.slices.small else ""
+            row = re.search(
+                rf'<tr{small}><th scope="row">{re.escape(group.slices.name.replace("<", "&lt;"))}</th>(.*?)</tr>',
+                answer.text,
+            )
+            assert row is not None
+            counts = re.findall(r'<td class="number">([\d,]+|-)</td>', row[1])[:3]
+            assert counts == [f"{n:,}" for n in (group.slices.patients, group.slices.rows, group.slices.positives)]
+
+
 def test_scores_before_a_fold_is_finished_are_an_error(dataset_copy: Path, serve: Serve) -> None:
     with open_copy(dataset_copy) as store:
         number = new_one(store)
     with serve(dataset_copy).client() as client:
+        assert client.get(f"/api/experiments/{number}/subgroups").status_code == 409
         answer = client.get(f"/api/experiments/{number}/scores")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_ready")
 

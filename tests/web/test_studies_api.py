@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import pytest
-from web_site import serving
+from simulated_run import open_copy
+from web_site import Serve, serving
 
 from ichx.cache.build import find_cache
 from ichx.cache.hu_cache import Cache
@@ -76,8 +78,24 @@ def test_a_study_has_its_slices_from_head_to_foot_with_labels_and_folds(
         assert one["position"] == row["position"]
         assert one["side"] == {"left": "R", "right": "L"}
         assert one["fold"] == study["fold"]
+        assert "kernel" not in one["header"]  # the phantom has none
     assert [p["of"] for p in study["predictors"]] != []
     assert study["pixels"]["problem"] is None
+
+
+def test_a_slice_has_the_fields_of_its_header(dataset_copy: Path, serve: Serve) -> None:
+    with open_copy(dataset_copy) as store:
+        version = store.version("ph")
+        path = dataset_copy / version.path / "catalog.parquet"
+    catalog = pd.read_parquet(path)
+    header = {"manufacturer": "GE", "kernel": "H30s", "kvp": 120.0, "thickness": 5.0, "age": "60-69"}
+    catalog.assign(**header, institution="ab12").to_parquet(path)
+    with serve(dataset_copy).client() as client:
+        study = get(client, f"/api/studies/ph@{version.number}/{catalog['study'].iloc[0]}")
+    expected = {"manufacturer": "GE", "kernel": "H30s", "kVp": 120.0, "slice thickness": 5.0, "age": "60-69"}
+    for one in slices_of(study):
+        assert {name: one["header"].get(name) for name in expected} == expected
+        assert "ab12" not in one["header"].values()
 
 
 def test_pixels_are_those_of_the_cache(

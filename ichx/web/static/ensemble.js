@@ -1,12 +1,8 @@
-// The page of an ensemble: its scores with intervals, computed when they are wanted.
+// The page of an ensemble: its scores with intervals and subgroups, computed when they are wanted.
 
-import { setQuery } from "./base.js";
-import { loadTables } from "./score_tables.js";
+import { loadWhenOpened } from "./score_tables.js";
 
-const details = document.getElementById("score-details"), tables = document.getElementById("score-tables");
+const at = (id) => document.getElementById(id);
 
-details.addEventListener("toggle", () => {
-  setQuery({ scores: details.open ? "1" : null });
-  if (details.open && !tables.childElementCount) loadTables(details.dataset.source, tables);
-});
-details.open = new URLSearchParams(location.search).get("scores") === "1";
+loadWhenOpened(at("score-details"), at("score-tables"), "scores");
+loadWhenOpened(at("subgroup-details"), at("subgroup-tables"), "subgroups");

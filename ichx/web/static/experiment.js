@@ -5,7 +5,7 @@ import { CurveBoard } from "./curves.js";
 import { followEvents } from "./event_stream.js";
 import { prepareEditing } from "./list_editing.js";
 import { LogTail } from "./log_tail.js";
-import { loadTables } from "./score_tables.js";
+import { loadTables, loadWhenOpened } from "./score_tables.js";
 
 const at = (id) => document.getElementById(id);
 const page = JSON.parse(at("page").textContent);
@@ -107,6 +107,8 @@ function prepareScores() {
   details.open = query.get("scores") === "1";
 }
 prepareScores();
+
+loadWhenOpened(at("subgroup-details"), at("subgroup-tables"), "subgroups");
 
 // Recipe
 at("all-values")?.addEventListener("change", ({ target }) => {

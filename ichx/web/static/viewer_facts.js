@@ -11,9 +11,10 @@ export function showFacts(list, slice, series, study, shown) {
     ["position", slice.position === null ? "unknown" : `${number(slice.position)} mm`],
     ["pixels", `${slice.rows} × ${slice.columns}${shown && (shown.rows !== slice.rows || shown.columns !== slice.columns) ? `, shown as ${shown.rows} × ${shown.columns}` : ""}`],
     ["spacing", slice.spacing ? `${slice.spacing.map(number).join(" × ")} mm` : "unknown: no scale"],
-    ["thickness", slice.thickness == null ? "unknown" : `${number(slice.thickness)} mm`],
+    ["slice distance", slice.thickness == null ? "unknown" : `${number(slice.thickness)} mm`],
     ["sides", slice.side ? `left of the image: ${slice.side.left}` : "unknown"],
     ["header window", window ? `${number(window[0])}, width ${number(window[1])} HU` : "missing: brain is used"],
+    ...Object.entries(slice.header ?? {}).map(([name, value]) => [name, typeof value === "number" ? `${number(value)} ${name === "kVp" ? "kV" : "mm"}` : value]),
     ["flags", [...slice.flags, ...series.flags].join(", ") || "none"],
     ["fold", foldText(slice.fold ?? study.fold)],
   ];

@@ -1,0 +1,172 @@
+"""`ichx recalibrate`: probabilities fitted to a small local sample, judged out of sample."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ichx.cli.output import console, info, print_json, warn
+from ichx.cli.parameters import (
+    AsJson,
+    Average,
+    Device,
+    EnsembleNumber,
+    FoldTexts,
+    Labels,
+    OptionalNumber,
+    OwnTta,
+    Precision,
+    Workers,
+    check_ensemble_options,
+    check_subject,
+    fold_numbers,
+)
+from ichx.cli.session import session
+from ichx.cli.tables import print_table
+from ichx.formatting import format_value
+from ichx.text import format_count
+
+if TYPE_CHECKING:
+    from ichx.evaluation.bootstrap import Interval
+    from ichx.evaluation.recalibration import Method
+    from ichx.evaluation.recalibration_file import Recalibration
+
+
+def recalibrate(
+    number: OptionalNumber = None,
+    ensemble: EnsembleNumber = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Labelled local sample to fit; without it, list what is stored.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name to store it under; default: the dataset's.")] = None,
+    labels: Labels = None,
+    method: Annotated[
+        str,
+        typer.Option("--method", metavar="METHOD", help="intercept, slope (and intercept), or auto, by patients."),
+    ] = "auto",
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the recalibration --name.")] = False,
+    tta: OwnTta = None,
+    average: Average = None,
+    folds: FoldTexts = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit probabilities to a small local sample, and judge that on patients it was not fitted on.
+
+    `ichx predict` and `ichx evaluate` apply it with --recalibrated NAME, without refitting. It changes no ranking and
+    no call of a stored threshold.
+
+    Example: `ichx recalibrate 6 --dataset ours`
+
+    Example: `ichx predict 6 /data/new --recalibrated ours --out new.csv`
+    """
+    selected = fold_numbers(folds)
+    subject_number = check_subject(number, ensemble)
+    if ensemble is not None:
+        check_ensemble_options(tta=tta, average=average, fold=folds)
+    if method not in ("auto", "intercept", "slope"):
+        raise typer.BadParameter(f"Unknown method {method!r}. Use auto, intercept or slope.", param_hint="--method")
+    if remove and (name is None or dataset is not None):
+        raise typer.BadParameter("--remove requires --name, and no --dataset.")
+    with session() as project:
+        if ensemble is not None:
+            project.store.ensemble(ensemble)
+        else:
+            project.store.experiment(subject_number)
+        if dataset is not None:
+            project.store.dataset(dataset)
+        from ichx.evaluation.operating_points import Subject
+        from ichx.evaluation.recalibration_file import is_current, remove_recalibration, stored_recalibrations
+
+        subject = Subject(subject_number, ensemble is not None)
+        if remove:
+            removed = remove_recalibration(project, subject, name or "")
+            if as_json:
+                print_json(removed)
+            else:
+                console.print(f"removed {describe(removed)}", markup=False)
+            return
+        if dataset is None:
+            stored = [one for one in stored_recalibrations(project, subject) if name in (None, one.name)]
+            current = [is_current(project, subject, one) for one in stored]
+            _list(subject, stored, current, as_json=as_json)
+            return
+        from ichx.cli.live import LiveView
+        from ichx.inference.ready_model import ready_ensemble, ready_experiment
+        from ichx.inference.recalibrate import RecalibrationRequest
+        from ichx.inference.recalibrate import recalibrate as fit
+        from ichx.inference.trained import InferenceOptions
+
+        chosen: Method = "intercept" if method == "intercept" else "slope" if method == "slope" else "auto"
+        with LiveView() as view:
+            options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
+            if ensemble is not None:
+                model = ready_ensemble(project, ensemble, options)
+            else:
+                model = ready_experiment(project, subject_number, options, view.note)
+            made, replaced = fit(project, model, RecalibrationRequest(dataset, name, labels, chosen), view)
+    if as_json:
+        print_json({"fitted": made, "replaced": replaced})
+        return
+    print_recalibration(f"{subject}: recalibration {made.name}", made)
+    if replaced is not None:
+        info(f"Replaces {describe(replaced)}.")
+
+
+def _list(subject: object, stored: "list[Recalibration]", current: list[bool], *, as_json: bool) -> None:
+    if as_json:
+        print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])
+        return
+    if not stored:
+        info(f"No recalibration of {subject} is stored. Fit one: `ichx recalibrate ... --dataset NAME`.")
+    for one, same in zip(stored, current, strict=True):
+        print_recalibration(f"{subject}: recalibration {one.name}", one)
+        if not same:
+            warn(f"The networks have changed since {describe(one)} was fitted. Fit it again.")
+
+
+def describe(stored: "Recalibration") -> str:
+    """Return e.g. `ours, fitted on 45 patients of ours version 1`."""
+    patients = format_count(stored.fitted.patients, "patient")
+    return f"{stored.name}, fitted on {patients} of {stored.dataset} version {stored.dataset_version}"
+
+
+def print_recalibration(title: str, stored: "Recalibration") -> None:
+    """Print the map of each label, and what it does to patients that it was not fitted on."""
+    fitted = stored.fitted
+    judged = {one.label: one for one in fitted.judged}
+    rows = []
+    for one in fitted.maps:
+        if (found := judged.get(one.label)) is None:
+            continue
+        parts = "intercept" if one.method == "intercept" else "intercept and slope"
+        rows.append(
+            (
+                one.label,
+                f"{parts}\n{one.intercept:+.3f}, {one.slope:.3f}",
+                f"{format_value(found.before)}\n{format_value(found.after)}",
+                _format(found.difference, 5),
+                f"{_format(found.line_before.in_the_large)}\n{_format(found.line_after.in_the_large)}",
+                f"{_format(found.line_before.slope)}\n{_format(found.line_after.slope)}",
+            )
+        )
+    heads = ("label", "fitted", "log loss, before and after", "difference", "intercept", "slope")
+    caption = (
+        f"{format_count(fitted.patients, 'patient')} and {format_count(fitted.slices, 'slice')} of {stored.dataset} "
+        f"version {stored.dataset_version}; out of sample: each patient by a line fitted on others; "
+        f"tta {stored.tta}, {stored.average} mean; digest {stored.digest}"
+    )
+    print_table(title, heads, rows, caption=caption, split=True)
+    for one in fitted.maps:
+        if one.method == "none":
+            console.print(f"{one.label} stays as it is: {one.why}", style="dim", markup=False)
+
+
+def _format(found: "Interval", digits: int = 3) -> str:
+    if found.value is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{found.value:.{digits}f}"
+    return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
