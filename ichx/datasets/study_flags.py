@@ -5,6 +5,7 @@ Flags are stored in `study-flags.parquet` (`study` as in the catalog, `flag`, `v
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -94,7 +95,7 @@ def _reader_rows(reader: str, table: LabelTable, study: "pd.Series[str]") -> pd.
     )
 
 
-def _flag_rows(catalog: pd.DataFrame, scan: pd.DataFrame, name: str, values: "Any") -> pd.DataFrame:
+def _flag_rows(catalog: pd.DataFrame, scan: pd.DataFrame, name: str, values: Mapping[str, float]) -> pd.DataFrame:
     ids = np.array(list(values), object)
     table = LabelTable(
         ids, np.zeros((len(ids), len(LABELS)), np.float32), level="study", kind="folder", origin=f"the flag {name}"
