@@ -53,6 +53,7 @@ CASES = {
         "data phantom x --prevalence any --json",
     ),
     "data cache": ("data cache ph --size 48", "data cache ph", "data cache ph --verify", "data cache hp"),
+    "data formats": ("data formats",),
     "data duplicates": ("data duplicates ph", "data duplicates ph --against hp"),
     "data series-rules": ("data series-rules",),
     "data mix": ("data mix mixed --of ph --of other", "data mix mixed --of ph --of hp", "data mix mixed --of ph"),
