@@ -53,6 +53,7 @@ CASES = {
         "data phantom x --prevalence any --json",
     ),
     "data cache": ("data cache ph --size 48", "data cache ph", "data cache ph --verify", "data cache hp"),
+    "data formats": ("data formats",),
     "data duplicates": ("data duplicates ph", "data duplicates ph --against hp"),
     "data series-rules": ("data series-rules",),
     "data mix": ("data mix mixed --of ph --of other", "data mix mixed --of ph --of hp", "data mix mixed --of ph"),
@@ -168,6 +169,14 @@ CASES = {
         "threshold 1 --sensitivity 2",
         "threshold 1 --label subdural --remove",
         "threshold 1 --cost 3 --remove",
+        "threshold 1 --prevalence 2",
+    ),
+    "recalibrate": (
+        "recalibrate 1",
+        "recalibrate 1 --dataset other --device cpu",
+        "recalibrate 1 --name ours --remove",
+        "recalibrate 1 --dataset ph",
+        "recalibrate 1 --dataset other --method isotonic",
     ),
     "gc": ("gc", "gc --yes", "gc"),
     "ui": (
