@@ -15,7 +15,7 @@ from ichx.formatting import format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.datasets.add import AddReport
+    from ichx.datasets.add import AddReport, CheckReport
     from ichx.store import EvaluationCount
 
 MAX_ROWS = 12
@@ -31,12 +31,17 @@ def print_added(added: "AddReport") -> None:
         warn(warning)
     result = "added" if added.created else "unchanged:"
     console.print(f"{result} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
-    if shares := version.summary["prevalences"]:
+    if (shares := version.summary["prevalences"]) and any(share is not None for share in shares.values()):
         info(f"Positive slices: {', '.join(f'{label} {_share(share)}' for label, share in shares.items())}.")
     if version.test_of:
         info(f"Next: `ichx run NUMBER` predicts it with an experiment on {version.test_of}.")
     elif shares and not version.folds:
         info(f"Next: `ichx evaluate NUMBER --dataset {version.dataset}` scores an experiment on it; it has no folds.")
+    elif version.summary.get("label_counts", {}).get("groups"):
+        info(
+            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}` with "
+            "`--set stage.NAME.sampling=grouped --set stage.NAME.per_study=16` for each stage NAME of the recipe."
+        )
     elif shares:
         info(
             f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}`; `ichx plugin list` lists all models."
@@ -45,17 +50,34 @@ def print_added(added: "AddReport") -> None:
         info(f"Next: `ichx data show {version.dataset}`; to train on {version.dataset}, add it again with --labels.")
 
 
+def print_checked(name: str, checked: "CheckReport") -> None:
+    """Print the report of `ichx data add --check`."""
+    for message in checked.messages:
+        info(message)
+    for warning in checked.warnings:
+        warn(warning)
+    if counts := checked.summary.get("label_counts"):
+        _print_label_counts(counts)
+    found = f"{format_count(checked.slices, 'slice')} of {format_count(checked.patients, 'patient')}"
+    console.print(f"checked {name}: {found}; nothing was added", markup=False)
+
+
 def print_dataset(facts: dict[str, Any]) -> None:
     """Print what `ichx.datasets.dataset.describe` returns."""
     version, summary = facts["version"], facts["version"].summary
+    parts = facts["mixture"]
     kind = (
         f"test set of {version.test_of}"
         if version.test_of
+        else "mixture"
+        if parts
         else "dataset"
         if version.label_digest
         else "unlabelled dataset"
     )
     console.print(f"{version.dataset} version {version.number}, {kind}: {version.source}", markup=False)
+    if parts:
+        print_parts(parts)
     counts = ("files", "slices", "patients", "studies", "series")
     print_table("counts", ("item", "count"), [(name.replace("_", " "), summary[name]) for name in counts])
     if summary.get("group_by") == "study":
@@ -81,7 +103,7 @@ def print_dataset(facts: dict[str, Any]) -> None:
         if undecodable:
             rows = [(r["reason"], r["files"], _meaning(r)) for r in undecodable]
             print_table("cannot be decoded", ("defect", "files", "meaning"), rows)
-    else:
+    elif not parts:
         console.print(f"Slices not decoded yet. Next: `ichx data check {version.dataset}`", markup=False)
     if masks := summary.get("masks"):
         lines = (
@@ -97,6 +119,24 @@ def print_dataset(facts: dict[str, Any]) -> None:
             f"{sample['defective']:,} excluded; {sample['not_asked']:,} slices not in the sample",
         )
         console.print("\n".join(lines), markup=False)
+
+
+def print_parts(parts: Sequence[dict[str, Any]]) -> None:
+    """Print the parts of a mixture, as `describe_dataset` describes them."""
+    rows = [
+        (
+            part["dataset"],
+            part["number"],
+            part["slices"],
+            part["patients"],
+            f"{part['weight']:g}",
+            f"{part['share']:.0%}",
+            "train only" if part["train_only"] else part["folds"],
+        )
+        for part in parts
+    ]
+    heads = ("part", "version", "slices", "patients", "weight", "per epoch", "folds")
+    print_table("parts", heads, rows, caption="per epoch: share of the part's slices that an epoch samples")
 
 
 def print_decode_check(checked: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ from ichx.evaluation.bootstrap import ScoreDifference, paired_difference
 from ichx.evaluation.choices import Tta
 from ichx.evaluation.delong import DeLong, compare_areas
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
-from ichx.evaluation.metric import FloatArray, label_losses, row_losses, score, weighted_row_losses
+from ichx.evaluation.metric import FloatArray, label_losses, row_losses, single_losses
 from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.scored_rows import ScoredRows
 from ichx.evaluation.scores import pool_studies, positive
 from ichx.evaluation.series_neighbours import IntArray
 from ichx.labels import LABELS
@@ -85,7 +86,7 @@ def compare_scores(
     Args:
         project: The open project.
         first: An experiment or ensemble.
-        second: One on the same slices and labels.
+        second: One on the same slices and labels; or on a part of the mixture of `first`, or the other way round.
         tta: Test-time augmentation of experiments, whose views are averaged; ensembles have one.
         shown: Number of slices in `disagreements`.
         label: Label whose loss ranks them; None: the weighted loss.
@@ -100,15 +101,13 @@ def compare_scores(
         hint = did_you_mean(label, LABELS)
         raise InvalidInputError(f"Unknown label: {label!r}.", f"{hint}Labels are {', '.join(LABELS)}.")
     digests = [_label_digest(project, scored) for scored in (first, second)]
-    if digests[0] != digests[1]:
-        raise ConflictError(
-            f"{_titles(first, second)} have different slices or labels: {_place(project, first)} and "
-            f"{_place(project, second)}.",
-            "Compare experiments on the same dataset version.",
-        )
+    if digests[0] != digests[1] and not _common_datasets(project, first, second):
+        raise _different(project, first, second)
     notes: list[str] = []
     one, two = (_read(project, scored, tta, notes) for scored in (first, second))
     rows, others = common_rows(one, two)
+    if digests[0] != digests[1] and not np.array_equal(one.labels[rows], two.labels[others], equal_nan=True):
+        raise _different(project, first, second)
     if not len(rows):
         runs = [f"`ichx run {e.number}`" for e in (first, second) if isinstance(e, Experiment)]
         raise NotReadyError(
@@ -125,19 +124,49 @@ def compare_scores(
             f"{100 * subset:.3g} % ({title(scored)})" for subset, scored in zip(subsets, (first, second), strict=True)
         ]
         notes.append(f"Not a fair comparison: trained on {shares[0]} and {shares[1]} of the patients.")
-    if first.fold_digest != second.fold_digest:
+    if digests[0] != digests[1] and np.array_equal(one.folds[rows], two.folds[others]):
+        places = f"{_place(project, first)} and {_place(project, second)}"
+        notes.append(f"Trained on {places}; the compared slices are in both, and in the same folds.")
+    elif first.fold_digest != second.fold_digest:
         notes.append("The folds differ: each slice is out of fold for both, but they trained on different patients.")
+    truth = one.truth.take(rows)
+    before, after = truth.scored(p), truth.scored(q)
+    if truth.unit == "study":
+        notes.append("Only studies are labelled: scores are of studies, by the largest probability of their slices.")
     return ScoreComparison(
         tta=tta,
         slices=len(rows),
-        first=score(labels, p),
-        second=score(labels, q),
-        difference=paired_difference(labels, p, q, one.patients[rows], ranked=True),
+        first=before.score,
+        second=after.score,
+        difference=paired_difference(
+            before.labels, before.probabilities, after.probabilities, one.patients[rows][before.row], ranked=True
+        ),
         disagreements=_disagreements(one.slice_ids[rows], labels, (p, q), shown, label),
         notes=tuple(notes),
-        first_labels=dict(zip(LABELS, label_losses(labels, p).tolist(), strict=True)),
-        second_labels=dict(zip(LABELS, label_losses(labels, q).tolist(), strict=True)),
-        study_auc=_study_areas(labels, p, q, one.studies[rows]),
+        first_labels=_losses_by_label(before),
+        second_labels=_losses_by_label(after),
+        study_auc=_study_areas(one.labels_to_pool[rows], p, q, one.studies[rows]),
+    )
+
+
+def _losses_by_label(scored: ScoredRows) -> dict[str, float]:
+    return dict(zip(LABELS, label_losses(scored.labels, scored.probabilities).tolist(), strict=True))
+
+
+def _common_datasets(project: "Project", first: Experiment | Ensemble, second: Experiment | Ensemble) -> set[str]:
+    """Return the datasets that are in both, if at least one of these is a mixture."""
+    versions = [project.store.version_by_id(scored.version_id) for scored in (first, second)]
+    if not any(version.part_names for version in versions):
+        return set()
+    names = [{version.dataset, *version.part_names} for version in versions]
+    return names[0] & names[1]
+
+
+def _different(project: "Project", first: Experiment | Ensemble, second: Experiment | Ensemble) -> ConflictError:
+    return ConflictError(
+        f"{_titles(first, second)} have different slices or labels: {_place(project, first)} and "
+        f"{_place(project, second)}.",
+        "Compare experiments on the same dataset version, or on a mixture and one of its parts.",
     )
 
 
@@ -200,10 +229,12 @@ def _study_areas(
     labels: FloatArray, p: FloatArray, q: FloatArray, studies: npt.NDArray[np.object_]
 ) -> dict[str, DeLong | None]:
     first, second = (pool_studies(labels, one, studies) for one in (p, q))
-    return {
-        name: compare_areas(positive(first.labels[:, k]), first.probabilities[:, k], second.probabilities[:, k])
-        for k, name in enumerate(LABELS)
-    }
+    areas = {}
+    for k, name in enumerate(LABELS):
+        known = ~np.isnan(first.labels[:, k])
+        of_label = (first.probabilities[known, k], second.probabilities[known, k])
+        areas[name] = compare_areas(positive(first.labels[known, k]), *of_label)
+    return areas
 
 
 def common_rows(one: OofTable, two: OofTable) -> tuple[IntArray, IntArray]:
@@ -221,7 +252,8 @@ def _disagreements(
     label: str | None,
 ) -> tuple[Disagreement, ...]:
     def losses(p: FloatArray) -> FloatArray:
-        return weighted_row_losses(labels, p) if label is None else row_losses(labels, p)[:, LABELS.index(label)]
+        found = single_losses(labels, p) if label is None else row_losses(labels, p)[:, LABELS.index(label)]
+        return np.nan_to_num(found)  # nobody is wrong about a slice whose label is unknown
 
     first, second = map(losses, predicted)
     largest = np.argsort(-np.abs(first - second), kind="stable")[:shown]

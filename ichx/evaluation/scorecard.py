@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class PartScores:
+    """Scores of one part of a mixture."""
+
+    slices: Bootstrap
+    studies: Bootstrap
+
+
+@dataclass(frozen=True)
 class Scorecard:
     """All scores of an experiment over its finished folds."""
 
@@ -35,6 +43,8 @@ class Scorecard:
     """Slices that could not be decoded and are in no score."""
     calibration: dict[str, CalibrationLine]
     """Calibration of slices by label."""
+    parts: dict[str, PartScores]
+    """By part of a mixture, those that are scored; empty for other datasets."""
 
 
 def scorecard(
@@ -62,9 +72,7 @@ def scorecard(
     """
     experiment = project.store.experiment(number)
     table = read_oof(project, experiment, tta, average=average)
-    slices, studies = both_scores(
-        table.labels, table.probabilities, table.patients, table.studies, pooling, table.study_probabilities
-    )
+    slices, studies = oof_scores(table, pooling)
     return Scorecard(
         experiment=number,
         name=experiment.name,
@@ -75,27 +83,38 @@ def scorecard(
         studies=studies,
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
+        parts=part_scores(table, pooling),
     )
+
+
+def oof_scores(table: OofTable, pooling: Pooling) -> tuple[Bootstrap, Bootstrap]:
+    """Return the scores with intervals of the slices of `table`, and of the studies that they are pooled into."""
+    args = (table.labels_to_pool, table.probabilities, table.studies, pooling, table.study_probabilities)
+    return both_scores(table.labels, table.patients, args)
+
+
+def part_scores(table: OofTable, pooling: Pooling = "max") -> dict[str, PartScores]:
+    """Return the scores of each part of a mixture that has predictions, sorted by name; empty for other datasets."""
+    if table.parts is None:
+        return {}
+    found = {}
+    for name in sorted(set(table.parts.tolist())):
+        found[name] = PartScores(*oof_scores(table.take(np.flatnonzero(table.parts == name)), pooling))
+    return found
 
 
 def both_scores(
     labels: FloatArray,
-    probabilities: FloatArray,
     patients: npt.NDArray[np.object_],
-    studies: npt.NDArray[np.object_],
-    pooling: Pooling,
-    learnt: FloatArray | None = None,
+    of_studies: tuple[FloatArray, FloatArray, npt.NDArray[np.object_], Pooling, FloatArray | None],
 ) -> tuple[Bootstrap, Bootstrap]:
-    """Return the scores with intervals of slices, `(N, 6)` each, and of the studies that they are pooled into.
+    """Return the scores with intervals of slices with `labels` (N, 6), and of the studies that they are pooled into.
 
-    `learnt` (N, 6) are predicted probabilities of each slice's study, for the pooling of that name.
+    `of_studies` are the arguments of `pool_studies`.
     """
-    pooled = pool_studies(labels, probabilities, studies, pooling, learnt)
-    return patient_bootstrap(labels, probabilities, patients), patient_bootstrap(
-        pooled.labels,
-        pooled.probabilities,
-        patients[pooled.row],
-        scores=study_scores(labels, probabilities, studies, pooling, learnt),
+    pooled = pool_studies(*of_studies)
+    return patient_bootstrap(labels, of_studies[1], patients), patient_bootstrap(
+        pooled.labels, pooled.probabilities, patients[pooled.row], scores=study_scores(*of_studies)
     )
 
 
@@ -105,15 +124,20 @@ def fold_scorecard(project: "Project", number: int, tta: Tta = "none") -> dict[i
 
 
 def table_scorecard(table: OofTable) -> dict[int | None, Bootstrap]:
-    """Return the scores of slices with their intervals: of all finished folds under None, then of each fold.
+    """Return the scores with their intervals: of all finished folds under None, then of each fold.
+
+    They are of slices, or of studies where no label of a slice is known.
 
     The folds have no AUC and other scores of rankings, whose intervals take most of the time.
     """
-    found: dict[int | None, Bootstrap] = {None: patient_bootstrap(table.labels, table.probabilities, table.patients)}
+    scored = table.scored()
+    found: dict[int | None, Bootstrap] = {
+        None: patient_bootstrap(scored.labels, scored.probabilities, table.patients[scored.row])
+    }
     for fold in table.fold_scores:
-        rows = table.folds == fold
-        columns = (table.labels[rows], table.probabilities[rows], table.patients[rows])
-        found[fold] = patient_bootstrap(*columns, ranked=False)
+        scored = table.scored(fold)
+        owners = table.patients[scored.row]
+        found[fold] = patient_bootstrap(scored.labels, scored.probabilities, owners, ranked=False)
     return found
 
 
@@ -134,5 +158,6 @@ def update_scores(project: "Project", number: int) -> None:
 
 def _pooled_score(project: "Project", experiment: "Experiment", tta: Tta) -> ScoreDraft:
     oof = read_oof(project, experiment, tta)
-    interval = loss_interval(oof.labels, oof.probabilities, oof.patients)
+    scored = oof.scored()
+    interval = loss_interval(scored.labels, scored.probabilities, oof.patients[scored.row])
     return ScoreDraft(score=oof.score, spread=oof.spread, low=interval.low, high=interval.high)

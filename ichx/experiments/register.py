@@ -15,6 +15,7 @@ from ichx.errors import (
     StorageError,
     check_name,
 )
+from ichx.experiments.label_checks import check_recipe_for_labels
 from ichx.files import read_text
 from ichx.plugins.backbones import check_backbone
 from ichx.plugins.reference import REFERENCE
@@ -151,10 +152,15 @@ def clone_experiment(
 
 
 def equal_experiments(store: "Store", experiment: "Experiment") -> "list[Experiment]":
-    """Return the older experiments outside the trash with the recipe, slices, labels and folds of `experiment`."""
+    """Return the older experiments outside the trash with the recipe, slices, labels and folds of `experiment`.
+
+    Mixtures have equal shares of their parts, too.
+    """
+    shares = store.version_by_id(experiment.version_id).part_shares
     found = store.experiments(Selection(recipe_digest=experiment.recipe_digest), limit=None)
     others = [store.experiment(e.number) for e in found if e.number < experiment.number]
-    return [e for e in others if _pins(e) == _pins(experiment)]
+    equal = [e for e in others if _pins(e) == _pins(experiment)]
+    return [e for e in equal if store.version_by_id(e.version_id).part_shares == shares]
 
 
 def _pins(e: "Experiment") -> tuple[str, str, float, tuple[int, ...]]:
@@ -218,6 +224,7 @@ def draft(
 ) -> ExperimentDraft:
     """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (by default the first)."""
     fold_set = version.fold_set(folds)
+    check_recipe_for_labels(recipe, version)
     size, window_kind = image_facts(recipe)
     return ExperimentDraft(
         name=check_name("name", name) if name else f"{recipe.plugin}-{size}-{window_kind}",

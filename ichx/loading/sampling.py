@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ichx.labels import ANY, LABELS
+from ichx.labels import ANY, LABEL_GROUP, LABELS
 from ichx.recipe import StageRecipe
 from ichx.recipe_rules import PRIOR_SAMPLINGS
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Int64Array = npt.NDArray[np.int64]
 
-NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN = range(10)
+NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN = range(6)
+SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN, PARTS, GROUPS = range(6, 12)
 """Purpose of a draw: the first number of its address, so that no two purposes share an address."""
 
 
@@ -57,14 +58,21 @@ class Population:
     labels: npt.NDArray[np.float64]
     """`(n, 6)`, NaN where unknown."""
     studies: npt.NDArray[np.int64] | None = None
-    """Code of the study of each row, `(n,)`; only for the sampling `studies`."""
+    """Code of the study of each row, `(n,)`; only for the samplings `studies` and `grouped`. It is that of the
+    series where series are labelled."""
+    shares: npt.NDArray[np.float64] | None = None
+    """Share of the rows like this one that an epoch has, `(n,)` in (0, 1]; None: all. See `thinned`."""
 
     @classmethod
     def of(cls, slices: "pd.DataFrame", stages: Sequence[StageRecipe]) -> "Population":
         """Return what `stages` need to know of `slices`, rows of a dataset."""
-        by_study = any(stage.sampling == "studies" for stage in stages)
-        studies = slices["study"].factorize()[0].astype(np.int64) if by_study else None
-        return cls(slices[list(LABELS)].to_numpy(np.float64), studies)
+        by_study = any(stage.sampling in ("studies", "grouped") for stage in stages)
+        names = slices["study"]
+        if LABEL_GROUP in slices:
+            names = names.where(slices[LABEL_GROUP] == "", slices[LABEL_GROUP])
+        studies = names.factorize()[0].astype(np.int64) if by_study else None
+        shares = slices["share"].to_numpy(np.float64) if "share" in slices else None
+        return cls(slices[list(LABELS)].to_numpy(np.float64), studies, shares)
 
     @property
     def any_positive(self) -> npt.NDArray[np.bool_]:
@@ -81,18 +89,41 @@ def sampled_rows(population: Population, rows: Int64Array, stage: StageRecipe, a
         rows: Candidates, in any order.
         stage: `sampling` `studies` draws `per_study` candidates of each study, or all that it has. `labels` draws as
             many rows as `redrawn`: half of them negative for `any`, a tenth positive for each subtype, with replacement
-            if a subtype has fewer. Subtypes without a candidate leave their share to the others. For all other
-            samplings see `epoch_rows`.
+            if a subtype has fewer. Subtypes without a candidate leave their share to the others. `grouped` draws
+            `per_study` candidates of each study, spread over its slices, which stay next to each other; slices of a
+            study with fewer are repeated. For all other samplings see `epoch_rows`.
         address: The epoch.
     """
     candidates = np.sort(np.asarray(rows, np.int64))
+    if stage.sampling == "grouped":
+        return _grouped(population, candidates, stage.per_study, address)
     if stage.sampling == "studies":
         chosen = _of_each_study(population, candidates, stage.per_study, generator(STUDIES, *address))
     elif stage.sampling == "labels":
         chosen = _of_each_label(population, candidates, address)
     else:
-        return epoch_rows(population.any_positive, rows, stage.sampling, address)
-    return generator(ORDER, *address).permutation(chosen)
+        return epoch_rows(population.any_positive, rows, stage.sampling, address, population.shares)
+    return generator(ORDER, *address).permutation(thinned(chosen, population.shares, address))
+
+
+def thinned(chosen: Int64Array, shares: npt.NDArray[np.float64] | None, address: EpochAddress) -> Int64Array:
+    """Return the sorted rows of `chosen` that remain when only a share of each part of a mixture is sampled.
+
+    Of `m` chosen rows with the share `s`, `round(s m)` remain, drawn for each epoch, but at least one. Parts with the
+    same share count as one.
+
+    Args:
+        chosen: Rows, ascending.
+        shares: The share of every row of the dataset, `(n,)`; None: all rows remain.
+        address: The epoch.
+    """
+    if shares is None or not len(chosen) or (of_rows := shares[chosen]).min() >= 1:
+        return chosen
+    rng, kept = generator(PARTS, *address), []
+    for share in np.unique(of_rows):
+        rows = chosen[of_rows == share]
+        kept.append(rows if share >= 1 else rng.choice(rows, max(1, round(share * len(rows))), replace=False))
+    return np.sort(np.concatenate(kept))
 
 
 def negative_share(any_positive: npt.NDArray[np.bool_], rows: Int64Array, sampling: str) -> float:
@@ -114,6 +145,22 @@ def _of_each_study(population: Population, candidates: Int64Array, count: int, r
     return np.sort(candidates[order[places < count]])
 
 
+def _grouped(population: Population, candidates: Int64Array, count: int, address: EpochAddress) -> Int64Array:
+    """Return `count` of the candidates of each study, in order and spread evenly; studies are in random order."""
+    if population.studies is None:
+        raise ValueError("the sampling grouped needs the study of each row")
+    studies = population.studies[candidates]
+    order = np.argsort(studies, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(studies[order]) != 0]) if len(order) else np.empty(0, np.int64)
+    sizes = np.diff(np.r_[starts, len(order)])
+    rng = generator(GROUPS, *address)
+    places = (np.arange(count) + rng.random((len(starts), count))) * sizes[:, None] / count
+    rows: Int64Array = candidates[order[starts[:, None] + np.minimum(places.astype(np.int64), sizes[:, None] - 1)]]
+    rows = rows[np.isin(rows[:, 0], thinned(rows[:, 0], population.shares, address))]  # all of a study or nothing
+    shuffled: Int64Array = rows[generator(ORDER, *address).permutation(len(rows))].reshape(-1)
+    return shuffled
+
+
 def _of_each_label(population: Population, candidates: Int64Array, address: EpochAddress) -> Int64Array:
     """Return as many negatives as positives, these evenly from the subtypes, with replacement."""
     positive = population.any_positive[candidates]
@@ -131,7 +178,11 @@ def _of_each_label(population: Population, candidates: Int64Array, address: Epoc
 
 
 def epoch_rows(
-    any_positive: npt.NDArray[np.bool_], rows: Int64Array, sampling: str, address: EpochAddress
+    any_positive: npt.NDArray[np.bool_],
+    rows: Int64Array,
+    sampling: str,
+    address: EpochAddress,
+    shares: npt.NDArray[np.float64] | None = None,
 ) -> Int64Array:
     """Return the rows (M,) of an epoch, shuffled. The result depends only on the arguments.
 
@@ -142,6 +193,7 @@ def epoch_rows(
             the negatives for each stage and epoch. `all` takes every candidate. If there are fewer negatives than
             positives, all of them are taken.
         address: The epoch.
+        shares: See `thinned`.
 
     Raises:
         ValueError: `sampling` is unknown.
@@ -159,4 +211,4 @@ def epoch_rows(
         chosen.sort()
     else:
         raise ValueError(f"sampling must be fixed, redrawn or all, not {sampling!r}")
-    return generator(ORDER, *address).permutation(chosen)
+    return generator(ORDER, *address).permutation(thinned(chosen, shares, address))

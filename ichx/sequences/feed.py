@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichx.evaluation.scored_rows import Truth
 from ichx.labels import ANY, LABELS
 from ichx.loading.sampling import SERIES, EpochAddress, epoch_rows, generator, id_number
 from ichx.plugins.contract import PLACES, SequenceBatch, SequenceLogits
@@ -113,6 +114,8 @@ class SequenceFeed:
         self.training_rows, self.validation_rows = self.rows(self.training_series), self.rows(self.validation_series)
         known = np.nan_to_num(self.data.labels[:, LABELS.index(ANY)])
         self._any_positive = np.array([(known[window.slices] > 0.5).any() for window in self.windows], bool)
+        first = [window.slices[0] for window in self.windows]
+        self._shares = None if self.data.shares is None else self.data.shares[first]
         self._place = self._places()
         self._weight = self._slice_weights()
 
@@ -125,7 +128,8 @@ class SequenceFeed:
     def epoch_rows(self, stage: int, epoch: int) -> Rows:
         """See `TrainingFeed.epoch_rows`."""
         sampling = self.recipe.stage[stage].sampling
-        return epoch_rows(self._any_positive, self.training_rows, sampling, self._address(stage, epoch))
+        address = self._address(stage, epoch)
+        return epoch_rows(self._any_positive, self.training_rows, sampling, address, self._shares)
 
     def training_batches(self, plan: EpochPlan, *, part: tuple[int, int] = (0, 1)) -> Iterator[LoadedSeries]:
         """See `TrainingFeed.training_batches`."""
@@ -159,6 +163,10 @@ class SequenceFeed:
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the labels `(S, 6)` of `slices(rows)`."""
         return self.data.labels[self.slices(rows)]
+
+    def truth(self, rows: Rows) -> Truth:
+        """See `TrainingFeed.truth`."""
+        return self.data.truth.take(self.slices(rows))
 
     def slice_logits(self, rows: Rows, predictions: Float32Array) -> Float32Array:
         """Return the logits `(S, 6)` of `slices(rows)`; where windows overlap, their middle counts most."""

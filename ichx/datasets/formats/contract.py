@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ichx.datasets.formats.files import FormatFiles
+from ichx.datasets.label_table import LabelTable
+from ichx.datasets.series_rules import SeriesChoice
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class FormatContents:
     """Regular expression that is found in the names of files with slices, relative to `folder`; empty for all files."""
     ids: Mapping[str, FileIds] = field(default_factory=dict)
     """Ids by name of the file, relative to `folder`."""
-    labels: tuple[Any, ...] = ()
-    """Tables of labels (`ichx.datasets.label_table.LabelTable`), joined in this order; empty if there are none."""
+    labels: tuple[LabelTable, ...] = ()
+    """Tables of labels, joined in this order; empty if there are none."""
     masks: tuple[MaskPair, ...] = ()
     """Masks of volumes."""
     mask_values: Mapping[int, str] = field(default_factory=dict)
@@ -53,8 +54,12 @@ class FormatContents:
     of the slice's labels."""
     labels_from_masks: bool = False
     """The masks are complete: slices of volumes with a mask are labelled by its content."""
-    readers: Mapping[str, Any] = field(default_factory=dict)
-    """Labels (`LabelTable`) of single readers by name, if the dataset has several."""
+    readers: Mapping[str, LabelTable] = field(default_factory=dict)
+    """Labels of single readers by name, if the dataset has several."""
+    flags: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What else is known of studies, e.g. `chronic_bleed`: by name of the flag and folder of the study, 0 or 1."""
+    series: SeriesChoice = "all"
+    """Which series of a study are added unless the user chooses."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the source was read, one sentence each."""
 
@@ -81,6 +86,8 @@ class DatasetFormat:
     """Terms of use as far as they are known, in one line."""
     read: Callable[[FormatFiles], FormatContents]
     """Returns what a source contains. Raises `IchxError` if it has another layout."""
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Choices of each option by its name, the default first; `FormatFiles.option` returns the user's."""
     write_replica: Callable[[Path, ReplicaOptions, Callable[[int, int], None]], int] | None = None
     """Writes a miniature replica of synthetic studies into an empty folder and reports (done, total) studies; returns
     the number of slices. See `ichx.datasets.formats.replica.replica_studies`."""
