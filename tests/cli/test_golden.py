@@ -161,6 +161,8 @@ CASES = {
     "submit score": ("submit score {sample} --labels {labels}", "submit score {labels} --labels {labels} --label any"),
     "submit send": ("submit send {sample} --sample {sample}",),
     "report": ("report 1", "report 99"),
+    "figures": ("figures 1 --out figures --label subdural", "figures 99 --out figures", "figures 1"),
+    "card": ("card 1 --out card", "card 99"),
     "threshold": (
         "threshold 1",
         "threshold 1 --sensitivity 0.9",
