@@ -43,6 +43,9 @@ THICK: Final = 1.5
 LEAST_DETERMINANT: Final = 0.05
 """Least volume that the directions of the axes span; 1 if they are at right angles."""
 
+SAMPLED: Final = 2_000_000
+"""About how many voxels show whether a volume is a CT."""
+
 MASK_VALUES: Final = frozenset((*range(6), 255))
 """Values of masks; a volume with no others is one."""
 
@@ -177,7 +180,8 @@ class Volume:
 
     def require_ct(self) -> None:
         """Raise `DicomDefectError` if the values are those of a mask, or not plainly HU."""
-        sample = self.stored[:, ::2, ::2].astype(np.float64) * self.header.slope + self.header.intercept
+        step = max(1, round((self.voxels.size / SAMPLED) ** (1 / 3)))
+        sample = self.stored[::step, ::step, ::step].astype(np.float64) * self.header.slope + self.header.intercept
         sample = sample[np.isfinite(sample)]
         if not sample.size:
             raise DicomDefectError("not_hu", "no value is a number")
