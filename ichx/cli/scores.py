@@ -1,10 +1,12 @@
 """`ichx scores`: all scores of an experiment, per slice and per study, with intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ichx.cli.comparison_tables import print_reliability
 from ichx.cli.output import console, notice, print_csv, print_json
-from ichx.cli.parameters import AsCsv, AsJson, Average, By, Labels, Number, Pooling, Tta
+from ichx.cli.parameters import AsCsv, AsJson, Average, By, Labels, Number, Pooling, Reliability, Tta
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import parse_fields, show_subgroups
 from ichx.cli.tables import print_table
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
     from ichx.evaluation.calibration_line import CalibrationLine
     from ichx.evaluation.scorecard import PartScores, Scorecard
+    from ichx.evaluation.scores import LabelScores
+    from ichx.evaluation.subgroup_scores import Unit
     from ichx.inference.evaluate import Evaluation
 
 HEADINGS = {
@@ -36,6 +40,7 @@ def scores(
     pooling: Pooling = "max",
     labels: Labels = None,
     by: By = None,
+    reliability: Reliability = False,
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
@@ -47,6 +52,8 @@ def scores(
     Example: `ichx scores 6 --tta hflip --label any`
 
     Example: `ichx scores 6 --by scanner,kernel,thickness,age,sex`
+
+    Example: `ichx scores 6 --reliability --label any`
     """
     fields = parse_fields(by)
     with session() as project:
@@ -57,6 +64,18 @@ def scores(
             predicted = oof_predictions(project, number, tta=tta, average=average or "logit")
             found = all_subgroup_scores(predicted, fields, labels or ["any"], pooling)
             show_subgroups(found, as_csv=as_csv, as_json=as_json)
+            return
+        if reliability:
+            from ichx.evaluation.reliability import reliability_curves
+            from ichx.evaluation.subgroup_scores import oof_predictions
+
+            predicted, shown = oof_predictions(project, number, tta=tta, average=average or "logit"), labels or ["any"]
+            units: tuple[Unit, ...] = ("slice", "study")
+            curves = {unit: reliability_curves(predicted, shown, unit, pooling=pooling) for unit in units}
+            if as_json:
+                print_json(curves)
+            else:
+                print_reliability(curves)
             return
         from ichx.evaluation.scorecard import scorecard
 
@@ -96,6 +115,9 @@ def print_scores(title: str, card: "Scorecard | Evaluation", pooling: str, label
     for unit, found in (("per slice", card.slices), (f"per study, {pooled}", card.studies)):
         loss = found.log_loss
         interval = f", {format_interval(loss.low, loss.high)}" if loss.low is not None else f" ({loss.undefined})"
+        if all(point.count == 0 for point in found.scores.labels):
+            notice(f"{title}, {unit}: - (no label of a {found.scores.unit} is known)")
+            continue
         value = format_value(found.scores.log_loss)
         print_labels(f"{title}, {unit}: weighted log loss {value}{interval}{marks}", found, labels)
     _print_calibration(card.calibration, labels)
@@ -137,8 +159,10 @@ def _print_calibration(lines: "Mapping[str, CalibrationLine]", labels: Sequence[
             _format(line.slope),
         )
         for name, line in lines.items()
-        if not labels or name in labels
+        if (not labels or name in labels) and not math.isnan(line.observed)
     ]
+    if not rows:
+        return
     heads = ("label", "positive", "mean probability", "intercept", "slope")
     caption = "calibrated: intercept 0, slope 1; too extreme: slope below 1; too high on average: intercept below 0"
     print_table("calibration per slice", heads, rows, caption=caption)
@@ -150,7 +174,7 @@ def print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) -
     With `labels`, print one row per score and a column for each of them, which takes fewer lines.
     """
     rows = [
-        (label, f"{point.positives:,}", *(_format(found.labels[label][metric]) for metric in HEADINGS))
+        (label, _positives(point, found.scores.count), *(_format(found.labels[label][metric]) for metric in HEADINGS))
         for label, point in zip(found.labels, found.scores.labels, strict=True)
         if not labels or label in labels
     ]
@@ -174,6 +198,11 @@ def print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) -
     print_table(title, heads, rows, caption=caption, split=True)
     for reason, names in reasons.items():
         console.print(f"{', '.join(names)}: {reason}", style="dim", markup=False)
+
+
+def _positives(point: "LabelScores", count: int) -> str:
+    """Return the number of positive rows; where labels are unknown, also that of the known ones."""
+    return f"{point.positives:,}" + (f" of {point.count:,}" if point.count < count else "")
 
 
 def _format(found: "Interval") -> str:

@@ -17,7 +17,7 @@ from ichx.evaluation.operating_points import (
     apply_thresholds,
     stored_thresholds,
 )
-from ichx.evaluation.scorecard import Scorecard, both_scores, part_scores
+from ichx.evaluation.scorecard import Scorecard, oof_scores, part_scores
 from ichx.evaluation.subgroup_scores import MAX_GROUPS, SubgroupScores, subgroup_scores
 from ichx.inference.trained import Trained, find_trained
 from ichx.labels import ANY
@@ -154,14 +154,7 @@ def scored_predictions(
 ) -> ScoredPredictions:
     """Return the scores of predictions: of slices, studies, subgroups by `fields` and of stored `thresholds`."""
     table = published.table
-    slices, studies = both_scores(
-        table.labels,
-        table.probabilities,
-        table.patients,
-        table.studies,
-        published.pooling,
-        table.study_probabilities,
-    )
+    slices, studies = oof_scores(table, published.pooling)
     card = Scorecard(
         experiment=published.subject.number,
         name=published.name,
