@@ -53,7 +53,6 @@ CASES = {
         "data phantom experiments",
         "data phantom x --prevalence any --json",
     ),
-    "data formats": ("data formats", "data phantom copy --layout ct-ihc"),
     "data cache": ("data cache ph --size 48", "data cache ph", "data cache ph --verify", "data cache hp"),
     "data formats": ("data formats",),
     "data duplicates": ("data duplicates ph", "data duplicates ph --against hp"),
