@@ -31,6 +31,7 @@ from ichx.cache.hu_cache import (
     cache_folder,
     cache_key,
     estimated_bytes,
+    is_complete,
     read_manifest,
     shard_path,
     shard_rows,
@@ -62,22 +63,38 @@ class CachePlan:
     complete: bool
     missing: tuple[int, ...]
     """Numbers of the shards to build."""
+    parts: "tuple[CachePlan, ...]" = ()
+    """The caches that the cache of a mixture reads; then `missing` is empty."""
 
     @property
     def shards(self) -> int:
         """Number of shards of the complete cache."""
-        return -(-self.n // SHARD_ROWS)
+        return sum(part.shards for part in self.parts) if self.parts else -(-self.n // SHARD_ROWS)
+
+    @property
+    def missing_shards(self) -> int:
+        """Number of shards to build, with those of parts."""
+        return sum(part.missing_shards for part in self.parts) if self.parts else len(self.missing)
+
+    @property
+    def missing_slices(self) -> int:
+        """Estimated number of slices to decode, with those of parts."""
+        if self.parts:
+            return sum(part.missing_slices for part in self.parts)
+        return 0 if self.complete else self.n * len(self.missing) // self.shards
 
     @property
     def bytes_needed(self) -> int:
         """Estimated bytes of the missing shards."""
+        if self.parts:
+            return sum(part.bytes_needed for part in self.parts)
         return estimated_bytes(sum(len(shard_rows(shard, self.n)) for shard in self.missing), self.spec.size)
 
     def __str__(self) -> str:
         text = f"{self.spec}: {format_count(self.n, 'slice')}"
         if self.complete:
             return f"{text}, complete"
-        finished = self.shards - len(self.missing)
+        finished = self.shards - self.missing_shards
         rest = f", {finished:,} of {self.shards:,} shards finished" if finished else ""
         return f"{text}, about {format_bytes(self.bytes_needed)} to write{rest}"
 
@@ -188,7 +205,7 @@ def _build_missing(
                 if needed > shutil.disk_usage(plan.folder).free:
                     raise _no_space(plan.folder, needed)
                 if read_manifest(plan.folder, BUILD_FILE) is None:
-                    _write_json(plan.folder / BUILD_FILE, _manifest(plan))
+                    write_json(plan.folder / BUILD_FILE, new_manifest(plan))
             build = _Build(SourceFiles(source, slices), slices, todo, part is not None, progress)
             if build.run(processes):
                 for plan in plans:
@@ -207,22 +224,10 @@ def _restrict(plans: Sequence[CachePlan], part: Part) -> list[CachePlan]:
 
 def _inspect(plan: CachePlan) -> CachePlan:
     """Return `plan` with the current state of its folder. Raises `OSError`."""
-    complete = _is_complete(plan.folder, plan.key)
+    complete = is_complete(plan.folder, plan.key)
     shards = range(0 if complete else plan.shards)
     missing = tuple(shard for shard in shards if not is_intact(shard_path(plan.folder, shard)))
     return replace(plan, complete=complete, missing=missing)
-
-
-def _is_complete(folder: Path, key: str) -> bool:
-    """Return whether the cache in `folder` is finished and all its shards still exist with their sizes."""
-    manifest = read_manifest(folder)
-    if manifest is None or manifest["key"] != key:
-        return False
-    try:
-        sizes = [shard_path(folder, shard).stat().st_size for shard in range(len(manifest["shard_bytes"]))]
-    except FileNotFoundError:
-        return False
-    return sizes == manifest["shard_bytes"] and (folder / PLACES_FILE).is_file()
 
 
 class _Build:
@@ -307,7 +312,8 @@ def _fair_share(folder: Path, processes: int | None, shards: int) -> Iterator[in
         yield worker_count(None if first else 1, shards)
 
 
-def _manifest(plan: CachePlan) -> dict[str, Any]:
+def new_manifest(plan: CachePlan) -> dict[str, Any]:
+    """Return the content of `build.json`, with which `cache.json` begins."""
     return {"format": FORMAT, "key": plan.key, "spec": plan.spec.to_dict(), "n": plan.n, "shard_rows": SHARD_ROWS}
 
 
@@ -316,7 +322,7 @@ def _finish(plan: CachePlan) -> None:
     folder = plan.folder
     if not all(is_intact(shard_path(folder, shard)) for shard in range(plan.shards)):
         return  # the others belong to other parts
-    build_once(folder / CACHE_FILE, partial(_is_complete, folder, plan.key), partial(_write_index, plan))
+    build_once(folder / CACHE_FILE, partial(is_complete, folder, plan.key), partial(_write_index, plan))
     for pattern in (CENTRES_PATTERN, PARTS_PATTERN, CLAIM_PATTERN):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
@@ -333,10 +339,11 @@ def _write_index(plan: CachePlan) -> None:
         sizes.append(path.stat().st_size)
     with atomic_path(plan.folder / PLACES_FILE) as draft:
         np.save(draft, np.concatenate(places))
-    _write_json(plan.folder / CACHE_FILE, _manifest(plan) | {"defects": defects, "shard_bytes": sizes})
+    write_json(plan.folder / CACHE_FILE, new_manifest(plan) | {"defects": defects, "shard_bytes": sizes})
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path` atomically. Raises `OSError`."""
     with atomic_path(path) as draft:
         draft.write_text(json.dumps(content))
 

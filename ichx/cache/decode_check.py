@@ -17,7 +17,9 @@ from ichx.datasets.catalog import usable_slices
 from ichx.datasets.dataset import load_catalog
 from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_findings, write_findings
 from ichx.datasets.ingest import ProgressCallback
+from ichx.datasets.mixture import mixture_parts
 from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_added_files, read_source_slice
+from ichx.errors import ConflictError
 from ichx.files import path_of, write_error
 from ichx.text import parse_json
 from ichx.worker_pool import map_in_processes, worker_count
@@ -61,10 +63,14 @@ def check_dataset(
 
     Raises:
         NotFoundError: The dataset or version does not exist.
+        ConflictError: It is a mixture.
         ChangedDataError: Files of the dataset are missing or have changed.
         StorageError: The findings cannot be written.
     """
     version = project.store.version(name, number)
+    if parts := mixture_parts(version):
+        commands = " and ".join(f"`ichx data check {part.dataset}`" for part in parts)
+        raise ConflictError(f"{name} is a mixture, whose files are those of its parts.", f"Use {commands}.")
     catalog = load_catalog(project.workspace, version)
     source = path_of(version.source)
     drift = find_drift(list_added_files(source).matching(version.summary.get("include", "")), catalog)

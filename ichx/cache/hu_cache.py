@@ -3,7 +3,8 @@
 Windows, labels and folds are not part of it, so a change of them needs no new cache. `ichx.cache.build` builds it.
 
 A cache is a folder with shards, `places.npy` (position of each chunk) and `cache.json`, which is written last. A folder
-without `cache.json` is an unfinished build, described by `build.json`; the shards in it are complete.
+without `cache.json` is an unfinished build, described by `build.json`; the shards in it are complete. The cache of a
+mixture has no shards: its `places.npy` has the part of each slice and the row in the cache of that part.
 """
 
 import hashlib
@@ -90,6 +91,11 @@ class Cache:
         self.nbytes: int = sum(self.shard_bytes)
         """Bytes on disk."""
         self.local = local
+        self.parts: tuple[Cache, ...] = tuple(
+            Cache(folder.parent / part["folder"], None if local is None else local.parent / part["folder"])
+            for part in manifest.get("parts", ())
+        )
+        """The caches that have the slices of a mixture; none for other caches."""
         self._shape = (self.spec.size, self.spec.size)
         shards = range(len(self.shard_bytes))
         self._files = ShardFiles([shard_path(folder, shard) for shard in shards])
@@ -117,6 +123,12 @@ class Cache:
         """Return offset, length and CRC-32 of each chunk of `shard`, (k, 3)."""
         return np.array(self._places[shard * self._shard_rows : (shard + 1) * self._shard_rows])
 
+    def rows_of_part(self, part: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return where number `part` of `parts` has those of `rows` that are its slices."""
+        places = np.asarray(self._places[rows])
+        found: npt.NDArray[np.int64] = places[places[:, 0] == part, 1]
+        return found
+
     def read(self, row: int, out: npt.NDArray[np.int16] | None = None) -> npt.NDArray[np.int16]:
         """Return slice `row` as (size, size) int16 HU.
 
@@ -134,6 +146,10 @@ class Cache:
             out = np.empty(self._shape, np.int16)
         elif out.shape != self._shape or out.dtype != np.int16 or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous int16 of {self.spec.size} x {self.spec.size}")
+        if self.parts:
+            number, place = self._places[row].tolist()
+            part: Cache = self.parts[number]
+            return part.read(place, out)
         shard = row // self._shard_rows
         offset, length, checksum = self._places[row].tolist()
         if shard in self._local_shards:
@@ -203,3 +219,17 @@ def read_manifest(folder: Path, file: str = CACHE_FILE) -> dict[str, Any] | None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+
+
+def is_complete(folder: Path, key: str) -> bool:
+    """Return whether the cache in `folder` is finished and all its shards still exist with their sizes."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["key"] != key:
+        return False
+    if not all(is_complete(folder.parent / part["folder"], part["key"]) for part in manifest.get("parts", ())):
+        return False
+    try:
+        sizes = [shard_path(folder, shard).stat().st_size for shard in range(len(manifest["shard_bytes"]))]
+    except FileNotFoundError:
+        return False
+    return sizes == manifest["shard_bytes"] and (folder / PLACES_FILE).is_file()

@@ -85,6 +85,10 @@ def with_local_copy(
     if parent is None or parent.resolve() == cache.folder.parent.resolve():
         return cache
     folder = parent / cache.folder.name
+    if cache.parts:
+        for number, part in enumerate(cache.parts):
+            with_local_copy(workspace, part, cache.rows_of_part(number, rows), note, progress)
+        return Cache(cache.folder, folder)
     try:
         folder.mkdir(exist_ok=True)
         remove_drafts(folder)

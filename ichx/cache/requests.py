@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ichx.cache.build import CachePlan, plan_caches
+from ichx.cache.build import CachePlan
 from ichx.cache.hu_cache import CacheSpec, slices_digest
+from ichx.cache.mixture_cache import plan_dataset_caches
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.cache.verify import FoundCache, find_caches
 from ichx.datasets.dataset import LoadedDataset, load_dataset, load_version
@@ -51,7 +52,8 @@ def request_caches(
     wanted: dict[int, list[CacheSpec]] = {newest.id: list(specs)} if specs else {}
     for number in experiments:
         experiment = project.store.experiment(number)
-        if name != experiment.dataset and newest.test_of != experiment.dataset:
+        predicted = {test.dataset for test in project.store.test_sets(experiment.dataset)}
+        if name not in {experiment.dataset, *predicted}:
             raise ConflictError(
                 f"Experiment {number} uses dataset {experiment.dataset!r} and does not read {name!r}.",
                 f"Use {experiment.dataset!r} or one of its test sets.",
@@ -72,7 +74,7 @@ def request_caches(
             raise NotReadyError(
                 f"Dataset {name!r} has no usable slice.", f"Run `ichx data show {name}` to see the reasons."
             )
-        requests.append(CacheRequest(data, plan_caches(project.workspace.cache_dir, name, data.slices, of_version)))
+        requests.append(CacheRequest(data, plan_dataset_caches(project.workspace.cache_dir, data, of_version)))
     return requests
 
 

@@ -15,6 +15,7 @@ from ichx.cache.hu_cache import (
     PLACES_FILE,
     CacheSpec,
     cache_key,
+    is_complete,
     read_manifest,
     shard_path,
     shard_rows,
@@ -44,6 +45,8 @@ class FoundCache:
     complete: bool
     current: bool
     """Whether it has the slices of the requested version of the dataset."""
+    reads: tuple[str, ...] = ()
+    """Folders of the caches that have the slices of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def verify_caches(
     Raises:
         StorageError: A file cannot be read or removed.
     """
+    caches = [cache for cache in caches if not cache.reads]  # the caches of its parts are verified
     total, done, verified = sum(cache.shards for cache in caches), 0, []
     for cache in caches:
         index = _read_index(cache)
@@ -187,7 +191,8 @@ def _inspect(folder: Path, of_slices: str) -> FoundCache | None:
     if manifest is None:
         return None
     spec, n = CacheSpec(**manifest["spec"]), int(manifest["n"])
-    count = -(-n // SHARD_ROWS)
+    reads = tuple(str(part["folder"]) for part in manifest.get("parts", ()))
+    count = 0 if reads else -(-n // SHARD_ROWS)
     paths = [path for path in (shard_path(folder, shard) for shard in range(count)) if path.exists()]
     sizes = [path.stat().st_size for path in paths]
     return FoundCache(
@@ -198,8 +203,11 @@ def _inspect(folder: Path, of_slices: str) -> FoundCache | None:
         of_shards=count,
         nbytes=sum(sizes),
         defects=len(finished["defects"]) if finished else 0,
-        complete=finished is not None and sizes == finished["shard_bytes"],
+        complete=is_complete(folder, manifest["key"])
+        if reads
+        else finished is not None and sizes == finished["shard_bytes"],
         current=cache_key(of_slices, spec) == manifest["key"],
+        reads=reads,
     )
 
 

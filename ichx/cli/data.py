@@ -11,6 +11,7 @@ from ichx.cli.data_pseudo import pseudo
 from ichx.cli.data_reviews import list_reviews
 from ichx.cli.data_views import print_added, print_dataset, print_decode_check
 from ichx.cli.folds import folds as show_or_import_folds
+from ichx.cli.mix import mix
 from ichx.cli.output import console, info, print_json, progress, warn
 from ichx.cli.parameters import (
     AsJson,
@@ -31,6 +32,7 @@ from ichx.cli.tables import print_table
 if TYPE_CHECKING:
     from ichx.cache.hu_cache import CacheSpec
     from ichx.cache.verify import FoundCache
+    from ichx.store import Dataset, DatasetVersion
 
 app = typer.Typer(help="Datasets: add, inspect, check and cache CT slices.", no_args_is_help=True)
 
@@ -123,7 +125,7 @@ def list_datasets(as_json: AsJson = False) -> None:
     rows = [
         (
             dataset.name,
-            f"test set of {dataset.test_of}" if dataset.test_of else "labelled" if dataset.trainable else "unlabelled",
+            _kind(dataset, version),
             version.number,
             version.slices,
             version.patients,
@@ -135,6 +137,15 @@ def list_datasets(as_json: AsJson = False) -> None:
     ]
     heads = ("name", "type", "version", "slices", "patients", "excluded", "folds", "added")
     print_table("datasets", heads, rows, drop=("added", "version"), cut={"name": 16, "type": 14})
+
+
+def _kind(dataset: "Dataset", version: "DatasetVersion") -> str:
+    """Return what a dataset is, in a word or two."""
+    if dataset.test_of:
+        return f"test set of {dataset.test_of}"
+    if version.part_names:
+        return "mixture"
+    return "labelled" if dataset.trainable else "unlabelled"
 
 
 @app.command("show")
@@ -309,8 +320,8 @@ def cache(
 
     Example: `ichx data cache rsna --size 378 --on slurm --jobs 8 --cpus 16`
     """
-    from ichx.cache.build import build_caches, build_part
     from ichx.cache.hu_cache import CacheSpec
+    from ichx.cache.mixture_cache import build_dataset_caches, build_dataset_part
     from ichx.cache.parts import Part
     from ichx.cache.requests import list_caches, request_caches
     from ichx.cache.verify import foreign_caches, raise_if_damaged, verify_caches
@@ -339,13 +350,15 @@ def cache(
             with progress(f"caching {name}") as report:
                 data, plans = request.data, request.plans
                 if of_part is None:
-                    build_caches(data.source, data.slices, plans, processes=processes, progress=report)
+                    build_dataset_caches(data, plans, processes=processes, progress=report)
                 else:
-                    build_part(data.source, data.slices, plans, of_part, processes=processes, progress=report)
+                    build_dataset_part(data, plans, of_part, processes=processes, progress=report)
         verified = []
         if verify:
+            parts = project.store.version(name).part_names
+            listed = [one for owner in (name, *parts) for one in list_caches(project, owner)]
             with progress("verifying shards") as report:
-                verified = verify_caches(list_caches(project, name), processes=processes, progress=report)
+                verified = verify_caches(listed, processes=processes, progress=report)
         found = list_caches(project, name)
         foreign = foreign_caches(project.workspace.cache_dir, name)
     if foreign:
@@ -372,6 +385,7 @@ def series_rules() -> None:
     typer.echo(default_rules_text(), nl=False)
 
 
+app.command("mix")(mix)
 app.command("formats")(list_formats)
 app.command("folds")(show_or_import_folds)
 app.command("pseudo")(pseudo)
@@ -434,6 +448,8 @@ def _print_caches(name: str, found: "list[FoundCache]") -> None:
     from ichx.text import format_bytes
 
     def state(cache: "FoundCache") -> str:
+        if cache.reads:
+            return "reads its parts" if cache.complete else "lacks caches of its parts"
         if not cache.complete:
             return f"incomplete: {cache.shards:,} of {cache.of_shards:,} shards"
         return "complete" if cache.current else "complete, older version"

@@ -48,14 +48,19 @@ def print_added(added: "AddReport") -> None:
 def print_dataset(facts: dict[str, Any]) -> None:
     """Print what `ichx.datasets.dataset.describe` returns."""
     version, summary = facts["version"], facts["version"].summary
+    parts = facts["mixture"]
     kind = (
         f"test set of {version.test_of}"
         if version.test_of
+        else "mixture"
+        if parts
         else "dataset"
         if version.label_digest
         else "unlabelled dataset"
     )
     console.print(f"{version.dataset} version {version.number}, {kind}: {version.source}", markup=False)
+    if parts:
+        print_parts(parts)
     counts = ("files", "slices", "patients", "studies", "series")
     print_table("counts", ("item", "count"), [(name.replace("_", " "), summary[name]) for name in counts])
     if summary.get("group_by") == "study":
@@ -81,7 +86,7 @@ def print_dataset(facts: dict[str, Any]) -> None:
         if undecodable:
             rows = [(r["reason"], r["files"], _meaning(r)) for r in undecodable]
             print_table("cannot be decoded", ("defect", "files", "meaning"), rows)
-    else:
+    elif not parts:
         console.print(f"Slices not decoded yet. Next: `ichx data check {version.dataset}`", markup=False)
     if masks := summary.get("masks"):
         lines = (
@@ -97,6 +102,24 @@ def print_dataset(facts: dict[str, Any]) -> None:
             f"{sample['defective']:,} excluded; {sample['not_asked']:,} slices not in the sample",
         )
         console.print("\n".join(lines), markup=False)
+
+
+def print_parts(parts: Sequence[dict[str, Any]]) -> None:
+    """Print the parts of a mixture, as `describe_dataset` describes them."""
+    rows = [
+        (
+            part["dataset"],
+            part["number"],
+            part["slices"],
+            part["patients"],
+            f"{part['weight']:g}",
+            f"{part['share']:.0%}",
+            "train only" if part["train_only"] else part["folds"],
+        )
+        for part in parts
+    ]
+    heads = ("part", "version", "slices", "patients", "weight", "per epoch", "folds")
+    print_table("parts", heads, rows, caption="per epoch: share of the part's slices that an epoch samples")
 
 
 def print_decode_check(checked: dict[str, Any]) -> None:

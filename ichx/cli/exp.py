@@ -15,6 +15,7 @@ from ichx.cli.exp_show import history, log, show
 from ichx.cli.exp_transfer import export, import_
 from ichx.cli.exp_watch import watch
 from ichx.cli.exp_winner import new_winner
+from ichx.cli.mix import mix_parts
 from ichx.cli.output import console, info, notice, print_json, warn
 from ichx.cli.parameters import AsJson, Settings, complete_backbone, complete_plugin, experiment_numbers
 from ichx.cli.session import session
@@ -38,7 +39,9 @@ def new(
     crop: Annotated[int | None, typer.Option("--crop", help="Size of the centre crop in pixels.")] = None,
     sigmoid: Annotated[bool, typer.Option("--sigmoid", help="Use sigmoid windows.")] = False,
     linear: Annotated[bool, typer.Option("--linear", help="Use linear windows.")] = False,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Labelled dataset; default: the only one.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Labelled dataset, or several: rsna+ours; default: the only one.")
+    ] = None,
     folds: Annotated[
         str | None, typer.Option("--folds", help="Folds of the dataset, see `ichx data folds`; default: ichx's own.")
     ] = None,
@@ -79,6 +82,8 @@ def new(
 
     Example: `ichx exp new --plugin resnext50 --seeds 3`
 
+    Example: `ichx exp new --plugin resnext50 --dataset rsna+ours`
+
     Example: `ichx exp new --reference`
 
     Example: `ichx exp new --winner --dry-run`
@@ -99,6 +104,8 @@ def new(
         raise typer.BadParameter("--seeds excludes --reference, --winner, --members and --inputs.")
     if dry_run and not winner:
         raise typer.BadParameter("--dry-run needs --winner.")
+    if dataset is not None:
+        mix_parts(dataset, as_json=as_json)
     if winner:
         new_winner(dataset, folds, dry_run=dry_run, as_json=as_json)
         return

@@ -14,7 +14,7 @@ from ichx.text import format_count
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
     from ichx.evaluation.calibration_line import CalibrationLine
-    from ichx.evaluation.scorecard import Scorecard
+    from ichx.evaluation.scorecard import PartScores, Scorecard
     from ichx.inference.evaluate import Evaluation
 
 HEADINGS = {
@@ -68,6 +68,7 @@ def scores(
         print_scores_csv(card, labels)
         return
     print_scores(f"experiment {number}: {card.name}, tta {card.tta}", card, pooling, labels)
+    print_part_scores(card.parts)
 
 
 def print_scores_csv(card: "Scorecard | Evaluation", labels: Sequence[str] | None = None) -> None:
@@ -102,6 +103,27 @@ def print_scores(title: str, card: "Scorecard | Evaluation", pooling: str, label
     console.print(f"log loss by fold{marks}  {by_fold}", markup=False)
     if card.left_out:
         notice(f"{card.left_out} slices cannot be decoded and are excluded from all scores.")
+
+
+def print_part_scores(parts: "Mapping[str, PartScores]") -> None:
+    """Print a row per part of a mixture; nothing for other datasets."""
+    rows = [
+        (
+            name,
+            found.slices.scores.count,
+            found.studies.scores.count,
+            found.slices.patients,
+            _format(found.slices.log_loss),
+            _format(found.slices.labels["any"]["auc"]),
+            _format(found.studies.log_loss),
+            _format(found.studies.labels["any"]["auc"]),
+        )
+        for name, found in parts.items()
+    ]
+    if rows:
+        heads = ("part", "slices", "studies", "patients", "log loss", "AUC any", "of studies", "AUC any of studies")
+        caption = "other scores of parts: `ichx scores NUMBER --by part --label LABEL`"
+        print_table("parts of the mixture", heads, rows, caption=caption)
 
 
 def _print_calibration(lines: "Mapping[str, CalibrationLine]", labels: Sequence[str] | None) -> None:

@@ -43,6 +43,7 @@ COLUMNS: Final = {
     "assumptions": TEXT,
     **ACQUISITION,
     **dict.fromkeys(LABELS, "float32"),
+    "part": TEXT,
     "defect": TEXT,
     "detail": TEXT,
 }
@@ -61,11 +62,12 @@ COLUMNS: Final = {
 - `window_*`: HU; labels: NaN if unlabelled
 - the fields of `ichx.ct.acquisition.Acquisition`; `institution` is a keyed hash
 - `assumptions`: keys of `ichx.ct.assumptions.ASSUMPTIONS`, separated by spaces, or empty
+- `part`: the dataset of which a slice of a mixture is, or empty, see `ichx.datasets.mixture`
 - `defect`: a key of `ichx.datasets.defects.DEFECTS`, or null; `detail`: what was found, e.g. the modality
 """
 
 ADDED: Final = {
-    **dict.fromkeys(("assumptions", "detail", "patient_id"), ""),
+    **dict.fromkeys(("assumptions", "detail", "part", "patient_id"), ""),
     **{name: "" if dtype == TEXT else np.nan for name, dtype in ACQUISITION.items()},
 }
 """Columns that catalogs of earlier versions lack, and their values there."""
@@ -115,6 +117,7 @@ def build_catalog(
         catalog[name] = column
     for label in LABELS:
         catalog[label] = np.nan
+    catalog["part"] = ""
     return _typed(catalog), counts
 
 
@@ -139,7 +142,7 @@ def catalog_digest(catalog: pd.DataFrame) -> str:
     rows = catalog.sort_values("file", kind="stable", ignore_index=True)
     excluded = {"mtime_ns", "detail", *ACQUISITION, *DERIVED, *LABELS}
     # Digests of 0.1 remain valid.
-    excluded |= {name for name in ("assumptions", "patient_id") if not (rows[name] != "").any()}
+    excluded |= {name for name in ("assumptions", "part", "patient_id") if not (rows[name] != "").any()}
     plain = rows[[name for name in COLUMNS if name not in excluded]].copy()
     for name in {"patient", "study", "series", "patient_id"} & set(plain):
         plain[name] = pd.factorize(plain[name])[0]

@@ -19,6 +19,7 @@ from ichx.datasets.decode_findings import describe_findings, read_findings
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import masks_by_row
+from ichx.datasets.mixture import list_parts, with_parts
 from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
@@ -47,6 +48,7 @@ class LoadedDataset:
 
     version: DatasetVersion
     source: Path
+    """Of the files; of no meaning for a mixture, whose slices have the sources of its parts."""
     slices: pd.DataFrame
     """Rows of the catalog without a defect by patient, study, series and order, index 0..n-1."""
 
@@ -61,7 +63,8 @@ def load_dataset(project: "Project", name: str, number: int | None = None) -> Lo
 
 def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset:
     """Return `version` with its slices. Raises like `load_catalog`."""
-    return LoadedDataset(version, path_of(version.source), usable_slices(load_catalog(workspace, version)))
+    slices = usable_slices(load_catalog(workspace, version))
+    return LoadedDataset(version, path_of(version.source), with_parts(slices, version))
 
 
 def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
@@ -144,8 +147,8 @@ def describe_dataset(project: "Project", name: str, number: int | None = None) -
     """Return a description of a version (the newest if `number` is None).
 
     `version`; `families` of headers; `series` and `geometry` (see `series`); `assumptions` and `defects`; `check`, the
-    findings of decoding (see `decode_findings`; None without a check); the default `folds` (see `summary`). Raises like
-    `load_dataset` and `load_folds`.
+    findings of decoding (see `decode_findings`; None without a check); `mixture`, its parts (see `list_parts`); the
+    default `folds` (see `summary`). Raises like `load_dataset` and `load_folds`.
     """
     version = project.store.version(name, number)
     return describe_catalog(project.workspace, version, load_catalog(project.workspace, version))
@@ -163,6 +166,7 @@ def describe_catalog(workspace: Workspace, version: DatasetVersion, catalog: pd.
         "assumptions": describe_assumptions(slices),
         "defects": describe_defects(catalog),
         "check": None if findings is None else describe_findings(catalog, findings),
+        "mixture": list_parts(version),
         "folds": [
             fold
             for fold_set in version.folds[:1]

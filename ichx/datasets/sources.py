@@ -161,9 +161,21 @@ class SourceFiles:
     def __init__(self, source: Path, slices: "pd.DataFrame") -> None:
         """Find the files of `slices` in `source`; without a column `frame`, each file has one frame.
 
+        Slices of a mixture have a column `source`, which is read instead.
+
         Raises:
             ChangedDataError: A zip or single file differs from the catalog. Files in a folder are checked when read.
         """
+        self._parts: list[SourceFiles] = []
+        if "source" in slices:
+            names = slices["source"].to_numpy(object)
+            self._part_of = np.zeros(len(slices), np.int64)
+            self._row_in_part = np.zeros(len(slices), np.int64)
+            for number, name in enumerate(dict.fromkeys(names)):
+                rows = np.flatnonzero(names == name)
+                self._part_of[rows], self._row_in_part[rows] = number, np.arange(len(rows))
+                self._parts.append(SourceFiles(path_of(name), slices.iloc[rows].drop(columns="source")))
+            return
         self._source = source
         self._columns = [slices[column].to_numpy() for column in ("file", "bytes", "mtime_ns")]
         self._frames = slices["frame"].to_numpy() if "frame" in slices else np.zeros(len(slices), int)
@@ -180,6 +192,9 @@ class SourceFiles:
         return tuple(self._file(row) for row in rows)
 
     def _file(self, row: int) -> SourceFile:
+        if self._parts:
+            part = self._parts[int(self._part_of[row])]
+            return part._file(int(self._row_in_part[row]))
         names, sizes, mtimes = self._columns
         if self._members is None:
             location = FileLocation(str(path_of(names[row], self._source)))
@@ -194,6 +209,8 @@ def locate_slice(source: Path, row: Mapping[str, Any]) -> SourceFile:
     Raises:
         ChangedDataError: The zip or single file that has it was moved, removed or lacks it.
     """
+    if row.get("source"):
+        source = path_of(row["source"])
     name, fingerprint = row["file"], (row["bytes"], row["mtime_ns"], row["frame"])
     if _is_dir(source):
         return SourceFile(FileLocation(str(path_of(name, source))), *fingerprint)

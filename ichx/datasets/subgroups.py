@@ -129,15 +129,17 @@ FIELDS: Final[Mapping[str, Grouping]] = MappingProxyType(
         "sex": _texts("sex"),
         "institution": _texts("institution"),
         "pixels": _pixels,
+        "part": _texts("part"),
     }
 )
 """Fields by which slices can be grouped: of the header, or of the geometry and pixel format that every slice has.
 
 - `scanner`: manufacturer and model; `thickness`: SliceThickness; `step`: distance from the previous slice of the series
 - `spacing`: of pixels in the image; `pixels`: bits, sign, intercept and size; `institution`: a keyed hash
+- `part`: the dataset of which a slice of a mixture is
 """
 
-REPORTED: Final = ("scanner", "kernel", "thickness", "contrast", "age", "sex", "institution")
+REPORTED: Final = ("part", "scanner", "kernel", "thickness", "contrast", "age", "sex", "institution")
 """Fields of a report, as far as headers have them."""
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.folds import find_leaks
+from ichx.datasets.mixture import PART, mixture_parts
 from ichx.datasets.patient_subset import subset_folds
 from ichx.errors import ChangedDataError, NotReadyError
 from ichx.evaluation.choices import Average, Tta, check_average, check_tta, views_of
@@ -48,6 +49,8 @@ class OofTable:
     """The catalog's study ids, `(N,)`."""
     study_probabilities: FloatArray | None = None
     """`(N, 6)`: of each slice's study, as a sequence experiment predicts them; None for other experiments."""
+    parts: npt.NDArray[np.object_] | None = None
+    """`(N,)`: the part of each slice of a mixture; None for other datasets."""
 
     @property
     def score(self) -> float:
@@ -137,6 +140,7 @@ def read_oof(
         patients=patients[have],
         studies=studies[have],
         study_probabilities=of_studies[have] if np.isfinite(of_studies[have]).all() and have.any() else None,
+        parts=slices[PART].to_numpy(object)[have] if mixture_parts(version) else None,
     )
 
 

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class PartScores:
+    """Scores of one part of a mixture."""
+
+    slices: Bootstrap
+    studies: Bootstrap
+
+
+@dataclass(frozen=True)
 class Scorecard:
     """All scores of an experiment over its finished folds."""
 
@@ -35,6 +43,8 @@ class Scorecard:
     """Slices that could not be decoded and are in no score."""
     calibration: dict[str, CalibrationLine]
     """Calibration of slices by label."""
+    parts: dict[str, PartScores]
+    """By part of a mixture, those that are scored; empty for other datasets."""
 
 
 def scorecard(
@@ -75,7 +85,21 @@ def scorecard(
         studies=studies,
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
+        parts=part_scores(table, pooling),
     )
+
+
+def part_scores(table: OofTable, pooling: Pooling = "max") -> dict[str, PartScores]:
+    """Return the scores of each part of a mixture that has predictions, sorted by name; empty for other datasets."""
+    if table.parts is None:
+        return {}
+    found = {}
+    for name in sorted(set(table.parts.tolist())):
+        rows = table.parts == name
+        learnt = None if table.study_probabilities is None else table.study_probabilities[rows]
+        columns = (table.labels[rows], table.probabilities[rows], table.patients[rows], table.studies[rows])
+        found[name] = PartScores(*both_scores(*columns, pooling, learnt))
+    return found
 
 
 def both_scores(

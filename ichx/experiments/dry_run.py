@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ichx.cache.build import CachePlan, plan_caches
+from ichx.cache.mixture_cache import plan_dataset_caches
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.datasets.patient_subset import EXCLUDED
@@ -82,8 +82,8 @@ def dry_run(
     tests = {v.id: v for fold in wanted for v in missing_tests(project, experiment, fold)}
     test_data = [load_version(project.workspace, version) for version in tests.values()]
     cache_dir = project.workspace.cache_dir
-    plans = [plan_caches(cache_dir, d.version.dataset, d.slices, [recipe_spec(recipe)])[0] for d in (data, *test_data)]
-    missing = sum(_missing(plan) for plan in plans)
+    plans = [plan_dataset_caches(cache_dir, d, [recipe_spec(recipe)])[0] for d in (data, *test_data)]
+    missing = sum(plan.missing_slices for plan in plans)
     with sample_cache(data, plans[0]) as (part, cache, seconds, nbytes):
         feed = sample_feed(part, cache, recipe, plugin, hardware, options)
         cost = measure_cost(lambda: plugin.build(recipe, False), recipe, feed, feed.recipe.batch, hardware)
@@ -110,7 +110,7 @@ def dry_run(
         folds=train,
         epochs=epochs,
         cache_slices=missing,
-        cache_seconds=missing * seconds / worker_count(None, max(sum(len(plan.missing) for plan in plans), 1)),
+        cache_seconds=missing * seconds / worker_count(None, max(sum(plan.missing_shards for plan in plans), 1)),
         cache_bytes=round(missing * nbytes),
         train_seconds=steps * cost.step + validated * cost.predict,
         predict_seconds=(predicted + on_tests * networks) * cost.predict,
@@ -120,11 +120,6 @@ def dry_run(
         cache_free=free_bytes(cache_dir),
         experiment_free=free_bytes(project.workspace.experiments_dir),
     )
-
-
-def _missing(plan: CachePlan) -> int:
-    """Return the number of slices that the cache of `plan` lacks."""
-    return 0 if plan.complete else plan.n * len(plan.missing) // plan.shards
 
 
 def rows_of_epochs(recipe: Recipe, population: Population, inside: Rows, fold: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ichx.cache.build import plan_caches
+from ichx.cache.mixture_cache import plan_dataset_caches
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
 from ichx.datasets.fold_numbers import TRAIN_ONLY
@@ -153,7 +153,7 @@ def _feature_seconds(prepared: PreparedSeries, number: int, options: RunOptions)
     plugin = project.registry.get(recipe.plugin)
     hardware = choose_inference_hardware(options.device, "auto", recipe.precision, recipe.input.pixels)
     data = prepared.data
-    [plan] = plan_caches(project.workspace.cache_dir, data.version.dataset, data.slices, [recipe_spec(recipe)])
+    [plan] = plan_dataset_caches(project.workspace.cache_dir, data, [recipe_spec(recipe)])
     with sample_cache(data, plan) as (part, cache, _, _), isolated_torch_settings(hardware):
         feed, runtime = sample_feed(part, cache, recipe, plugin, hardware, options), Runtime(hardware)
         network = runtime.prepare(plugin.build(recipe, False))

@@ -155,9 +155,10 @@ def register_external(project: "Project", request: ExternalRequest) -> Registere
 
 def _test_set(project: "Project", version: "DatasetVersion", name: str) -> "DatasetVersion":
     test = project.store.version(name)
-    if test.test_of != version.dataset:
-        names = ", ".join(t.dataset for t in project.store.test_sets(version.dataset)) or "none"
-        raise InvalidInputError(f"{name} is not a test set of {version.dataset}.", f"Its test sets: {names}.")
+    names = [one.dataset for one in project.store.test_sets(version.dataset)]
+    if name not in names:
+        listed = ", ".join(names) or "none"
+        raise InvalidInputError(f"{name} is not a test set of {version.dataset}.", f"Its test sets: {listed}.")
     return test
 
 

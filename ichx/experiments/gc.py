@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.cache.hu_cache import BUILD_FILE, CacheSpec, cache_key, read_manifest, slices_digest
+from ichx.cache.mixture_cache import part_keys
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
+from ichx.datasets.mixture import mixture_parts
 from ichx.errors import IchxError, StorageError
 from ichx.evaluation.member_outputs import inputs_of
 from ichx.experiment_files import FEATURES_FOLDER
@@ -279,11 +281,12 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
     for version_id, specs in wanted.items():
         version = project.store.version_by_id(version_id)
         try:
-            digest = slices_digest(load_version(project.workspace, version).slices)
+            data = load_version(project.workspace, version)
+            digest = slices_digest(data.slices)
         except IchxError:
-            unknown.add(version.dataset)
+            unknown |= {version.dataset, *(part.dataset for part in mixture_parts(version))}
         else:
-            keys |= {cache_key(digest, spec) for spec in specs}
+            keys |= {cache_key(digest, spec) for spec in specs} | part_keys(data, specs)
     return keys, unknown
 
 

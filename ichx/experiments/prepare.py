@@ -10,11 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 from torch import nn
 
-from ichx.cache.build import ensure_cache, find_cache
+from ichx.cache.build import find_cache
 from ichx.cache.hu_cache import Cache
 from ichx.cache.local_copy import with_local_copy
-from ichx.cache.mask_cache import ensure_masks
 from ichx.cache.mask_file import MaskCache
+from ichx.cache.mixture_cache import ensure_dataset_cache
+from ichx.cache.mixture_masks import ensure_dataset_masks
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
 from ichx.datasets.fold_labels import FoldLabels, read_fold_labels
@@ -275,12 +276,10 @@ def _open_masks(
         return None
     masks = load_masks(workspace, data)
     assert masks is not None  # the version has them
-    return ensure_masks(
+    return ensure_dataset_masks(
         cache,
         masks,
-        data.version.summary["masks"]["digest"],
-        data.source,
-        data.slices,
+        data,
         progress=lambda done, total: callbacks.phase(f"masks at {cache.spec.size} px", done, total),
     )
 
@@ -294,11 +293,9 @@ def open_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, call
 def _build_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, callbacks: "Callbacks") -> Cache:
     spec = recipe_spec(recipe)
     name = data.version.dataset
-    return ensure_cache(
+    return ensure_dataset_cache(
         workspace.cache_dir,
-        name,
-        data.source,
-        data.slices,
+        data,
         spec,
         progress=lambda done, total: callbacks.phase(f"caching {name} at {spec.size} px", done, total),
     )

@@ -271,6 +271,7 @@ def sequence_data(
         features=features,
         logits=logits,
         part=part,
+        shares=slices["share"].to_numpy(np.float64) if "share" in slices else None,
     )
 
 

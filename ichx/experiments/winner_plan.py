@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ichx.cache.build import plan_caches
+from ichx.cache.mixture_cache import plan_dataset_caches
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.errors import UnsupportedError
@@ -190,8 +190,7 @@ class _Images:
 
     def _plan_caches(self, recipe: "Recipe") -> None:
         for one in (self._data, *self._tests):
-            name, spec = one.version.dataset, recipe_spec(recipe)
-            (plan,) = plan_caches(self._project.workspace.cache_dir, name, one.slices, [spec])
+            (plan,) = plan_dataset_caches(self._project.workspace.cache_dir, one, [recipe_spec(recipe)])
             self._planned_caches[str(plan.folder)] = 0 if plan.complete else plan.bytes_needed
 
 

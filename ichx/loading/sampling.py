@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 Int64Array = npt.NDArray[np.int64]
 
-NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN = range(10)
+(NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN, PARTS) = range(
+    11
+)
 """Purpose of a draw: the first number of its address, so that no two purposes share an address."""
 
 
@@ -58,13 +60,16 @@ class Population:
     """`(n, 6)`, NaN where unknown."""
     studies: npt.NDArray[np.int64] | None = None
     """Code of the study of each row, `(n,)`; only for the sampling `studies`."""
+    shares: npt.NDArray[np.float64] | None = None
+    """Share of the rows like this one that an epoch has, `(n,)` in (0, 1]; None: all. See `thinned`."""
 
     @classmethod
     def of(cls, slices: "pd.DataFrame", stages: Sequence[StageRecipe]) -> "Population":
         """Return what `stages` need to know of `slices`, rows of a dataset."""
         by_study = any(stage.sampling == "studies" for stage in stages)
         studies = slices["study"].factorize()[0].astype(np.int64) if by_study else None
-        return cls(slices[list(LABELS)].to_numpy(np.float64), studies)
+        shares = slices["share"].to_numpy(np.float64) if "share" in slices else None
+        return cls(slices[list(LABELS)].to_numpy(np.float64), studies, shares)
 
     @property
     def any_positive(self) -> npt.NDArray[np.bool_]:
@@ -91,8 +96,28 @@ def sampled_rows(population: Population, rows: Int64Array, stage: StageRecipe, a
     elif stage.sampling == "labels":
         chosen = _of_each_label(population, candidates, address)
     else:
-        return epoch_rows(population.any_positive, rows, stage.sampling, address)
-    return generator(ORDER, *address).permutation(chosen)
+        return epoch_rows(population.any_positive, rows, stage.sampling, address, population.shares)
+    return generator(ORDER, *address).permutation(thinned(chosen, population.shares, address))
+
+
+def thinned(chosen: Int64Array, shares: npt.NDArray[np.float64] | None, address: EpochAddress) -> Int64Array:
+    """Return the sorted rows of `chosen` that remain when only a share of each part of a mixture is sampled.
+
+    Of `m` chosen rows with the share `s`, `round(s m)` remain, drawn for each epoch, but at least one. Parts with the
+    same share count as one.
+
+    Args:
+        chosen: Rows, ascending.
+        shares: The share of every row of the dataset, `(n,)`; None: all rows remain.
+        address: The epoch.
+    """
+    if shares is None or not len(chosen) or (of_rows := shares[chosen]).min() >= 1:
+        return chosen
+    rng, kept = generator(PARTS, *address), []
+    for share in np.unique(of_rows):
+        rows = chosen[of_rows == share]
+        kept.append(rows if share >= 1 else rng.choice(rows, max(1, round(share * len(rows))), replace=False))
+    return np.sort(np.concatenate(kept))
 
 
 def negative_share(any_positive: npt.NDArray[np.bool_], rows: Int64Array, sampling: str) -> float:
@@ -131,7 +156,11 @@ def _of_each_label(population: Population, candidates: Int64Array, address: Epoc
 
 
 def epoch_rows(
-    any_positive: npt.NDArray[np.bool_], rows: Int64Array, sampling: str, address: EpochAddress
+    any_positive: npt.NDArray[np.bool_],
+    rows: Int64Array,
+    sampling: str,
+    address: EpochAddress,
+    shares: npt.NDArray[np.float64] | None = None,
 ) -> Int64Array:
     """Return the rows (M,) of an epoch, shuffled. The result depends only on the arguments.
 
@@ -142,6 +171,7 @@ def epoch_rows(
             the negatives for each stage and epoch. `all` takes every candidate. If there are fewer negatives than
             positives, all of them are taken.
         address: The epoch.
+        shares: See `thinned`.
 
     Raises:
         ValueError: `sampling` is unknown.
@@ -159,4 +189,4 @@ def epoch_rows(
         chosen.sort()
     else:
         raise ValueError(f"sampling must be fixed, redrawn or all, not {sampling!r}")
-    return generator(ORDER, *address).permutation(chosen)
+    return generator(ORDER, *address).permutation(thinned(chosen, shares, address))

@@ -37,6 +37,8 @@ class SequenceData:
     part: IntArray | None = None
     """`(N,)` part of the patient, from 0: its heads predict the slice and never learn from it. `NO_PART` is predicted
     by all heads, and all learn from it. None for `NO_PART` everywhere."""
+    shares: npt.NDArray[np.float64] | None = None
+    """`(N,)` share of the series like that of each slice that an epoch samples: `ichx.loading.sampling.thinned`."""
     series_part: IntArray = field(init=False, repr=False)
     """Part of each series."""
 
@@ -50,6 +52,8 @@ class SequenceData:
             shapes["logits"] = self.logits.shape == (count, self.logits.shape[1], len(LABELS))
         if self.part is not None:
             shapes["part"] = self.part.shape == (count,)
+        if self.shares is not None:
+            shapes["shares"] = self.shares.shape == (count,)
         shapes["series"] = all(len(rows) for rows in self.series)
         if wrong := [name for name, fits in shapes.items() if not fits]:
             raise ValueError(f"{', '.join(wrong)} of {count} slices: wrong shape")

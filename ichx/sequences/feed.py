@@ -113,6 +113,8 @@ class SequenceFeed:
         self.training_rows, self.validation_rows = self.rows(self.training_series), self.rows(self.validation_series)
         known = np.nan_to_num(self.data.labels[:, LABELS.index(ANY)])
         self._any_positive = np.array([(known[window.slices] > 0.5).any() for window in self.windows], bool)
+        first = [window.slices[0] for window in self.windows]
+        self._shares = None if self.data.shares is None else self.data.shares[first]
         self._place = self._places()
         self._weight = self._slice_weights()
 
@@ -125,7 +127,8 @@ class SequenceFeed:
     def epoch_rows(self, stage: int, epoch: int) -> Rows:
         """See `TrainingFeed.epoch_rows`."""
         sampling = self.recipe.stage[stage].sampling
-        return epoch_rows(self._any_positive, self.training_rows, sampling, self._address(stage, epoch))
+        address = self._address(stage, epoch)
+        return epoch_rows(self._any_positive, self.training_rows, sampling, address, self._shares)
 
     def training_batches(self, plan: EpochPlan, *, part: tuple[int, int] = (0, 1)) -> Iterator[LoadedSeries]:
         """See `TrainingFeed.training_batches`."""

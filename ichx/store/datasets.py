@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, func, insert, select
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError
 from ichx.store.clock import store_time
-from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft, require_objects
+from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft, part_names, require_objects
 from ichx.store.tables import dataset, dataset_version, fold_set
 
 
@@ -108,8 +108,11 @@ def version_by_id(connection: Connection, version_id: int) -> DatasetVersion:
 
 
 def test_sets(connection: Connection, name: str) -> list[DatasetVersion]:
-    """Return the latest version of each test set of the dataset `name`, sorted by name."""
-    get_dataset(connection, name)
+    """Return the latest version of each test set of the dataset `name`, sorted by name.
+
+    A mixture has those of its parts, too.
+    """
+    owners = [name, *version(connection, name, None).part_names]
     latest = _latest_numbers().subquery()
     query = (
         _versions()
@@ -117,10 +120,16 @@ def test_sets(connection: Connection, name: str) -> list[DatasetVersion]:
             latest,
             (latest.c.dataset == dataset_version.c.dataset) & (latest.c.number == dataset_version.c.number),
         )
-        .where(dataset.c.test_of == name)
+        .where(dataset.c.test_of.in_(owners))
         .order_by(dataset.c.name)
     )
     return _read_versions(connection, query)
+
+
+def mixtures_of(connection: Connection, name: str) -> list[str]:
+    """Return the mixtures that have the dataset `name` as a part in any version, sorted by name."""
+    rows = connection.execute(select(dataset_version.c.dataset, dataset_version.c.summary)).all()
+    return sorted({row.dataset for row in rows if name in part_names(row.summary)})
 
 
 def _latest_numbers() -> Select[Any]:

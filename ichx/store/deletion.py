@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, select, update
 from ichx.errors import ConflictError
 from ichx.store import runs
 from ichx.store.clock import store_time
-from ichx.store.datasets import get_dataset
+from ichx.store.datasets import get_dataset, mixtures_of
 from ichx.store.experiments import sequences_of
 from ichx.store.jobs import check_idle
 from ichx.store.snapshots import Prediction
@@ -110,19 +110,23 @@ def predictions_of(connection: Connection, name: str) -> list[Prediction]:
 
 
 def check_unused(connection: Connection, name: str) -> None:
-    """Raise `ConflictError` if experiments, ensembles, test sets or runs use the dataset `name`."""
+    """Raise `ConflictError` if experiments, ensembles, test sets, mixtures or runs use the dataset `name`."""
     test_of = get_dataset(connection, name).test_of
     versions = _versions(connection, name)
     numbers = connection.scalars(select(experiment.c.number).where(experiment.c.version_id.in_(versions))).all()
     blends = connection.scalars(select(ensemble.c.number).where(ensemble.c.version_id.in_(versions))).all()
     tests = connection.scalars(select(dataset.c.name).where(dataset.c.test_of == name).order_by(dataset.c.name)).all()
+    mixtures = mixtures_of(connection, name)
     problems = [
         f"The dataset {name} is used by {kind}{'s' if len(users) > 1 else ''} {', '.join(map(str, users))}."
-        for kind, users in (("experiment", numbers), ("ensemble", blends), ("test set", tests))
+        for kind, users in (("experiment", numbers), ("ensemble", blends), ("test set", tests), ("mixture", mixtures))
         if users
     ]
     if test_of is not None:
-        of_train = select(experiment.c.number).where(experiment.c.version_id.in_(_versions(connection, test_of)))
+        trained = [*_versions(connection, test_of)]
+        for mixture in mixtures_of(connection, test_of):
+            trained += _versions(connection, mixture)
+        of_train = select(experiment.c.number).where(experiment.c.version_id.in_(trained))
         problems += [
             f"Fold {row.fold} of experiment {row.experiment} is running and will predict the test sets of {test_of}."
             for row in _live_runs(connection, run.c.experiment.in_(of_train))
@@ -130,7 +134,7 @@ def check_unused(connection: Connection, name: str) -> None:
     if not problems:
         return
     commands = [f"`ichx exp rm {' '.join(map(str, numbers))}` and `ichx gc`"] if numbers else []
-    commands += [f"`ichx data rm {test}`" for test in tests]
+    commands += [f"`ichx data rm {user}`" for user in (*tests, *mixtures)]
     commands = [f"`ichx ensemble rm {blend}`" for blend in blends] + commands
     remedy = f"Run {', '.join(commands)} first." if commands else "End those runs first."
     raise ConflictError("\n".join(problems), remedy)

@@ -72,6 +72,11 @@ class VersionDraft:
     folds: tuple[FoldDraft, ...] = ()
 
 
+def part_names(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the parts of a mixture, from the summary of its version; see `ichx.datasets.mixture`."""
+    return tuple(part["dataset"] for part in summary.get("mixture", {}).get("parts", ()))
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A named set of slices."""
@@ -94,6 +99,11 @@ class DatasetVersion(VersionDraft):
     """Counts from 1 within the dataset."""
     folds: tuple[FoldSet, ...]
     created: datetime
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the datasets of which a mixture consists; none for other versions."""
+        return part_names(self.summary)
 
     def fold_set(self, name: str | None = None) -> FoldSet:
         """Return the folds called `name`, or the first folds of the version.

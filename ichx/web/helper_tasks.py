@@ -31,11 +31,12 @@ def index_version(project: Project, report: Report, dataset: str, number: int, f
     from ichx.datasets.catalog import usable_slices
     from ichx.datasets.dataset import load_catalog, load_folds
     from ichx.datasets.mask_png import MASKS_FILE
+    from ichx.datasets.mixture import with_parts
     from ichx.datasets.study_index import IndexInput, write_index
 
     version = project.store.version(dataset, number)
     catalog = load_catalog(project.workspace, version)
-    slices = usable_slices(catalog)
+    slices = with_parts(usable_slices(catalog), version)
     folds = load_folds(project.workspace, version, version.folds[0], slices) if version.folds else None
     masked = None
     if version.summary.get("masks"):
