@@ -24,7 +24,7 @@ from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
-from ichx.inference.export import TOLERANCE, export_experiment
+from ichx.inference.export import TOLERANCE, ExportRequest, export_experiment
 from ichx.inference.predict import predict_files
 from ichx.inference.trained import InferenceOptions
 from ichx.phantom.dicom_files import write_phantom
@@ -82,7 +82,7 @@ def images(project: Project, plugin: Plugin, folder: Path) -> Iterator[Figure]:
     experiment = new_experiment(project.store, project.registry, ExperimentRequest(plugin.name, settings=small(plugin)))
     yield from trained(project, plugin.name, experiment.number, [0])
     for format in ("safetensors", "torch-export"):
-        (made,) = export_experiment(project, experiment.number, format=format, callbacks=RunCallbacks(), folds=[0])
+        (made,) = export_experiment(project, experiment.number, ExportRequest(format, [0]), callbacks=RunCallbacks())
         met = made.difference <= TOLERANCE
         yield Figure(f"{plugin.name}, {format}", made.difference, "", "the network", f"at most {TOLERANCE:g}", met)
     yield predicted(project, plugin.name, experiment.number, folder)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ichx.cli.confirmation import confirmed
+from ichx.cli.data_duplicates import duplicates
 from ichx.cli.data_formats import list_formats, write_layout
 from ichx.cli.data_pseudo import pseudo
 from ichx.cli.data_reviews import list_reviews
@@ -52,7 +53,10 @@ def add(
     test_of: Annotated[str | None, typer.Option(help="Labelled dataset to which this test set belongs.")] = None,
     sample: Annotated[Path | None, typer.Option(help="Sample submission, which lists the ids to predict.")] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Folder or zip of masks: 8-bit PNGs named by slice id, 0 or subtype 1 to 5.")
+        Path | None,
+        typer.Option(
+            help="Folder or zip of masks, 0 or subtype 1 to 5: PNGs named by slice id, or NIfTIs named by volume."
+        ),
     ] = None,
     folds: Annotated[int, typer.Option(help="Number of patient-grouped folds; 0 for a dataset to evaluate only.")] = 5,
     fold_seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
@@ -387,6 +391,7 @@ def series_rules() -> None:
 
 app.command("mix")(mix)
 app.command("formats")(list_formats)
+app.command("duplicates")(duplicates)
 app.command("folds")(show_or_import_folds)
 app.command("pseudo")(pseudo)
 app.command("reviews")(list_reviews)

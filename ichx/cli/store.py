@@ -192,9 +192,9 @@ def _report_copy(
 
 @app.command("rebuild")
 def rebuild(as_json: AsJson = False) -> None:
-    """Register datasets and experiments from their folders.
+    """Register datasets, experiments and ensembles from their folders.
 
-    Each folder of an experiment or dataset has a record of everything but ensembles.
+    Experiments that have never run, Optuna studies and names of ensembles are in no folder.
 
     Example: `ichx store rebuild`
     """
@@ -214,9 +214,12 @@ def rebuild(as_json: AsJson = False) -> None:
         if found.experiments:
             numbers = ", ".join(map(str, found.experiments))
             info(f"Registered {format_count(len(found.experiments), 'experiment')}: {numbers}.")
+        if found.ensembles:
+            numbers = ", ".join(map(str, found.ensembles))
+            info(f"Registered {format_count(len(found.ensembles), 'ensemble')}: {numbers}.")
         if found.reviews:
             info(f"Registered {format_count(found.reviews, 'change')} of reviews of slices.")
-        if not found.versions and not found.experiments and not found.reviews:
+        if not (found.versions or found.experiments or found.ensembles or found.reviews):
             info("The store knows every folder that has a record.")
         for problem in found.problems:
             warn(problem)

@@ -157,8 +157,13 @@ class Volume:
     """A volume in memory."""
 
     header: VolumeHeader
-    stored: npt.NDArray[Any]
-    """(slices, rows, columns), a view of the values of the file."""
+    voxels: npt.NDArray[Any]
+    """The values of the file along its axes."""
+
+    @cached_property
+    def stored(self) -> npt.NDArray[Any]:
+        """Return `voxels` as (slices, rows, columns)."""
+        return self.header.arranged(self.voxels)
 
     def read_slice(self, frame: int) -> DecodedSlice:
         """Return slice `frame`, from 1, in HU. Raises `DicomDefectError` if it is constant or does not exist."""
@@ -231,7 +236,7 @@ def read_volume(handle: BinaryIO) -> Volume:
     if compressed:
         _inflate(stream, 1)  # the checksum follows the last value
     flat = np.frombuffer(content, header.dtype, count=size // header.dtype.itemsize, offset=header.offset)
-    return Volume(header, header.arranged(flat.reshape(header.shape, order="F")))
+    return Volume(header, flat.reshape(header.shape, order="F"))
 
 
 def _compressed(handle: BinaryIO) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ichx.datasets.attached_masks import attached_volume_masks
 from ichx.datasets.catalog import (
     build_catalog,
     catalog_digest,
@@ -42,6 +43,7 @@ from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series
 from ichx.datasets.series_selection import select_series
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
 from ichx.datasets.summary import format_defects, summarize
+from ichx.datasets.volume_mask_store import store_volume_masks
 from ichx.errors import ConflictError, IchxError, InvalidInputError
 from ichx.files import absolute_path, printable_path, write_error
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
@@ -88,7 +90,7 @@ class AddRequest:
     @property
     def labelled(self) -> bool:
         """Whether it brings labels, which make the dataset trainable, or may do so as its format has them."""
-        return self.labels is not None or bool(self.label_tables) or self.format is not None
+        return self.labels is not None or bool(self.label_tables) or bool(self.format or self.masks)
 
 
 @dataclass(frozen=True)
@@ -236,8 +238,6 @@ def _check_request(store: Store, request: AddRequest) -> None:
             "--test-of and --labels exclude each other: a test set has no labels.",
             "Omit --labels, or omit --test-of to add a labelled dataset.",
         )
-    if request.masks is not None and not request.labelled:
-        raise InvalidInputError("--masks requires --labels.", "Give --labels, too.")
     if request.sample is not None and test_of is None:
         raise InvalidInputError("--sample requires --test-of.", "Name the training set: --test-of TRAIN.")
     if test_of == name:
@@ -247,12 +247,14 @@ def _check_request(store: Store, request: AddRequest) -> None:
     for dataset in store.datasets():
         if dataset.name != name:
             continue
+        if store.version(name).part_names:
+            raise ConflictError(f"Dataset {name!r} is a mixture.", "Choose another name, or use `ichx data mix`.")
         if dataset.test_of != test_of:
             kind = f"the test set of {dataset.test_of!r}" if dataset.test_of else "not a test set"
             raise ConflictError(f"Dataset {name!r} exists and is {kind}.", "Choose another name.")
         if dataset.trainable and not request.labelled:
             raise ConflictError(f"Dataset {name!r} has labels.", "Give --labels, or choose another name.")
-        if request.masks is None and "masks" in store.version(name).summary:
+        if not request.masks and not request.format and "masks" in store.version(name).summary:
             raise ConflictError(f"Dataset {name!r} has masks.", "Give --masks, or choose another name.")
 
 
@@ -271,6 +273,14 @@ def _prepare(
     require_usable_slices(source, catalog)
     selection = _select_series(request, scan, catalog, report)
     catalog, counts = selection[0], counts | selection[1]
+    volume_masks = attached_volume_masks(
+        request.masks and absolute_path(request.masks), absolute_path(request.source), contents, catalog, report
+    )
+    if volume_masks is None and request.masks and not tables:
+        raise InvalidInputError("--masks with PNG files requires --labels.", "Give --labels, too.")
+    if volume_masks is not None and (contents.labels_from_masks or not tables):
+        tables.append(volume_masks.labels(catalog, "the masks"))
+        report.inform("Slices of volumes with a mask are labelled by the masks.")
     joined = join_label_tables(catalog, scan, tables) if tables else None
     if joined is not None:
         catalog = joined.catalog
@@ -292,7 +302,10 @@ def _prepare(
         summary["sample"] = _sample_counts(sample, sample_match, len(slices))
         report.add_sample(summary["sample"], sample_match)
     masks = None
-    if request.masks is not None:
+    if volume_masks is not None:
+        masks, found = store_volume_masks(volume_masks, catalog, report, published=request.format is not None)
+        summary |= {"masks": found} if masks is not None else {}
+    elif request.masks is not None:
         masks, summary["masks"] = read_masks(absolute_path(request.masks), catalog, report)
     if request.test_of is not None:
         train = load_dataset(project, request.test_of)

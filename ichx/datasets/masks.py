@@ -1,4 +1,5 @@
-"""Masks of slices: read from PNGs, validated, and stored with a dataset's version as `masks.parquet`.
+"""Masks of slices: read from PNGs, validated, and stored with a dataset's version as `masks.parquet`. NIfTI masks are
+read in `volume_masks`.
 
 A pixel is 0 without a bleed, or 1 + the index of its subtype in `ichx.labels.SUBTYPES`. Masks at a recipe's size are in
 `ichx.cache.mask_cache`.
@@ -20,7 +21,7 @@ from ichx.ct.dicom import DicomDefectError
 from ichx.datasets.id_matching import match_images
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.mask_png import decode_mask
-from ichx.datasets.sources import FileLocation, list_files
+from ichx.datasets.sources import FileList, FileLocation, list_files
 from ichx.errors import IchxError, InvalidInputError, raise_problems
 from ichx.labels import ANY, LABELS, SUBTYPES
 from ichx.text import EXAMPLES, format_count, format_examples
@@ -42,7 +43,7 @@ MASK_DEFECTS: Final = {
 }
 """Why masks are rejected, and the meanings."""
 
-REMEDY: Final = "Give the folder or zip with the masks as PNG files."
+REMEDY: Final = "Give the folder or zip with the masks as PNG or NIfTI files."
 
 _HEADER: Final = struct.Struct(">8sI4sIIBB")
 _GREY: Final = (b"\x89PNG\r\n\x1a\n", 13, b"IHDR")
@@ -87,13 +88,10 @@ def read_masks(
         InvalidInputError: Masks are rejected (all are listed, see `MASK_DEFECTS`), or none matches a slice.
         IchxError: `source` cannot be read, see `list_files`.
     """
-    try:
-        files = list_files(source)
-    except IchxError as error:
-        raise type(error)(f"Cannot read the masks: {error.problem}", REMEDY) from error
+    files = list_masks(source)
     numbers = [i for i, name in enumerate(files.names) if name.lower().endswith(".png")]
     if not numbers:
-        raise InvalidInputError(f"{source} has no PNG files.", REMEDY)
+        raise InvalidInputError(f"{source} has no PNG or NIfTI files.", REMEDY)
     codes, images = pd.factorize(np.array([files.names[i].rpartition("/")[2][:-4] for i in numbers], object))
     match = match_images(catalog, images, source)
     slice_of = np.full(len(images), -1)
@@ -123,6 +121,14 @@ def read_masks(
         report.warn(f"Ignored {format_count(others, 'file')} that are not PNG next to the masks.")
     summary |= _compare_with_labels(catalog, rows, masks, report)
     return pd.DataFrame({"slice_id": ids, "png": [mask.png for mask in masks]}), summary
+
+
+def list_masks(source: Path) -> FileList:
+    """Return the files in a folder or zip of masks. Raises like `list_files`."""
+    try:
+        return list_files(source)
+    except IchxError as error:
+        raise type(error)(f"Cannot read the masks: {error.problem}", REMEDY) from error
 
 
 def read_chunk(job: MaskJob) -> tuple[int, list[MaskFile]]:

@@ -37,6 +37,7 @@ from ichx.datasets.folds import find_leaks, fold_digest
 from ichx.datasets.label_table import count_labels
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.mixture import PART, MixturePart, describe_parts, mixture_parts, shares
+from ichx.datasets.overlap import KINDS, load_identity, matching_patients, matching_slices, write_identity
 from ichx.datasets.pseudo_parts import check_pseudo_folds, pseudo_summary
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import summarize
@@ -91,6 +92,8 @@ class _Part:
     """Usable rows of its catalog with `PART` and the column `fold`."""
     groups: pd.DataFrame | None
     """Labels of its studies and series."""
+    identity: pd.DataFrame
+    """Hashes of ids by which its patients are recognized, see `ichx.datasets.overlap`."""
 
 
 def joint_request(name: str) -> MixRequest:
@@ -149,6 +152,7 @@ def mix_datasets(project: "Project", request: MixRequest) -> AddReport:
 
     def write(folder: Path) -> None:
         write_catalog(joined, folder / CATALOG_FILE)
+        write_identity(pd.concat([part.identity for part in parts], ignore_index=True), folder)
         owner = "slice_id" if leaks else "patient"
         frame = pd.DataFrame({owner: slices[owner], "fold": folds}).drop_duplicates()
         write_parquet(frame, folder / folds_file(DEFAULT_FOLDS))
@@ -236,8 +240,13 @@ def _load(
         slices = slices.assign(**{name: _hashed(slices[name], key) for name in ID_COLUMNS})
         if groups is not None:
             groups = groups.assign(**{name: _hashed(groups[name], key) for name in ("study", "series")})
+    identity = load_identity(project.workspace, version)
+    if version.summary["keep_ids"] and not keep_ids:
+        identity = identity.assign(patient=_hashed(identity["patient"], project.workspace.privacy_key()))
     if request.separate:
         slices["patient"] = f"{version.dataset}:" + slices["patient"].astype(object)
+        identity = identity[identity["kind"] != "patient"]
+        identity = identity.assign(patient=f"{version.dataset}:" + identity["patient"].astype(object))
     part = MixturePart(
         dataset=version.dataset,
         number=version.number,
@@ -253,7 +262,7 @@ def _load(
         masks=version.summary.get("masks", {}).get("digest"),
         separate=request.separate,
     )
-    return _Part(part, version, fold_set, slices, groups)
+    return _Part(part, version, fold_set, slices, groups, identity)
 
 
 def _hashed(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":
@@ -262,28 +271,35 @@ def _hashed(ids: "pd.Series[str]", key: bytes) -> "pd.Series[str]":
 
 def _check_patients(parts: Sequence[_Part]) -> None:
     """Raise `ConflictError` if a slice, study or patient is in two parts."""
-    problems, apart = [], False
+    problems, numbers = [], False
     for one, two in combinations(parts, 2):
-        names = f"{one.part.dataset} and {two.part.dataset}"
-        for column, what, plural in (
-            ("slice_id", "slice", "slices"),
-            ("study", "study", "studies"),
-            ("patient", "patient", "patients"),
-        ):
-            common = np.intersect1d(one.slices[column].unique().astype(str), two.slices[column].unique().astype(str))
-            if len(common):
-                count = format_count(len(common), what, plural)
-                verb = "is" if len(common) == 1 else "are"
-                problems.append(f"{count} {verb} in {names}{format_examples(map(str, common), len(common))}.")
-                apart = column == "patient"
-                break
+        shared = _shared_patients(one, two)
+        kinds = [KINDS[kind] for kind in KINDS if kind in set(shared["kind"])]
+        patients = shared["patient"].drop_duplicates().sort_values()
+        if len(patients):
+            names = f"{one.part.dataset} and {two.part.dataset}"
+            verb = "is" if len(patients) == 1 else "are"
+            problems.append(
+                f"{format_count(len(patients), 'patient')} {verb} in {names} (by {', '.join(kinds)})"
+                f"{format_examples(map(str, patients), len(patients))}."
+            )
+            numbers |= set(shared["kind"]) == {"patient"}
     if problems:
         remedy = "A patient must be in one part only: remove the files from one of the datasets and add it again."
-        if apart:
+        if numbers:
             remedy += (
-                " If the PatientIDs are numbers of their own, not of the same people, use `--separate-patients NAME`."
+                " If the PatientIDs of a part are numbers of its own, not of the same people, use "
+                "`--separate-patients NAME`."
             )
         raise ConflictError("\n".join(problems), remedy)
+
+
+def _shared_patients(one: _Part, two: _Part) -> pd.DataFrame:
+    """Return the `patient` and the kind of id (see `ichx.datasets.overlap`) of the patients of `one` in `two`."""
+    known = matching_slices(one.slices, two.slices["slice_id"])
+    of_slices = pd.DataFrame({"patient": one.slices["patient"][known].unique(), "kind": "slice"})
+    same = matching_patients(one.identity, two.identity)
+    return pd.concat([same[same["patient"].isin(one.slices["patient"])], of_slices], ignore_index=True)
 
 
 def _masks(project: "Project", parts: Sequence[_Part]) -> tuple[pd.DataFrame | None, dict[str, Any]]:

@@ -107,12 +107,6 @@ def shares(parts: tuple[MixturePart, ...]) -> dict[str, float]:
     return {part.dataset: part.weight / largest for part in parts}
 
 
-def training_weights(version: "DatasetVersion") -> tuple[tuple[str, float], ...]:
-    """Return the share of each part, which changes a training and is in no digest; nothing outside mixtures."""
-    parts = mixture_parts(version)
-    return tuple(sorted(shares(parts).items())) if parts else ()
-
-
 def with_parts(slices: pd.DataFrame, version: "DatasetVersion") -> pd.DataFrame:
     """Return `slices` of a version with the columns `SOURCE` and `SHARE` if it is a mixture.
 

@@ -139,7 +139,7 @@ def find_overlaps(
 
     Args:
         project: The project.
-        skip: Names of datasets that are not compared, e.g. the one that is checked.
+        skip: Names of datasets that are not compared, e.g. the one that is checked. Mixtures are not compared, either.
         keys: The dataset's `identity_keys`.
         slices: Usable rows of its catalog.
     """
@@ -149,6 +149,8 @@ def find_overlaps(
         if dataset.name in skip:
             continue
         version = project.store.version(dataset.name)
+        if version.part_names:
+            continue  # its parts are datasets of the workspace
         try:
             others = load_identity(project.workspace, version)
             ids = read_version_table(project.workspace, version, CATALOG_FILE, ["slice_id", "defect"])

@@ -92,10 +92,10 @@ class FileList:
     """(N, 2) bytes and CRC-32 of a zip's members; None for a folder, whose files have to be read."""
 
     def matching(self, pattern: str) -> "FileList":
-        """Return the files in whose names the regular expression `pattern` is found."""
+        """Return the files in whose names the regular expression `pattern` is found, in any case."""
         if not pattern:
             return self
-        search = re.compile(pattern).search
+        search = re.compile(pattern, re.IGNORECASE).search
         numbers = [number for number, name in enumerate(self.names) if search(name)]
         prints = None if self.fingerprints is None else self.fingerprints[numbers]
         return FileList([self.names[n] for n in numbers], lambda n: self.locate(numbers[n]), prints)

@@ -73,9 +73,9 @@ def write_index(folder: Path, given: IndexInput) -> None:
         *FLAGS,
         *ASSUMED,
     ]
+    frame = slices[[*columns, "assumptions", *LABELS, *FILE]].iloc[order].reset_index(drop=True)
     of_parts = [name for name in ("part", "source") if name in slices]  # a mixture has a source per slice
-    frame = slices[[*columns, "assumptions", *LABELS, *FILE, *of_parts]].iloc[order].reset_index(drop=True)
-    for name in ACQUISITION:  # few values, which one dictionary per column has
+    for name in (*ACQUISITION, *of_parts):  # few values, which one dictionary per column has
         values = slices[name].iloc[order].reset_index(drop=True)
         frame[name] = values if values.dtype.kind == "f" else values.astype("category")
     study = owners[1][order].astype(np.int32)

@@ -6,16 +6,23 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from ichx.ct.dicom import DecodedSlice, SliceHeader, read_headers
 from ichx.ct.nifti import Volume, is_nifti, read_volume, read_volume_header
 
-if TYPE_CHECKING:
-    from ichx.datasets.sources import FileLocation
-
 SUFFIX: Final = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 """Ends of the names of NIfTI files."""
+
+
+class Openable(Protocol):
+    """Where a file is; hashable."""
+
+    def open(self) -> BinaryIO:
+        """Return the content as a seekable stream."""
+
+    def __hash__(self) -> int:
+        """Return the hash of the place."""
 
 
 def volume_names(files: Sequence[str]) -> list[str]:
@@ -60,7 +67,7 @@ def checked_headers(handle: BinaryIO, volume: str) -> list[SliceHeader] | None:
     return [found.header.slice_header(frame, volume) for frame in range(1, found.header.count + 1)]
 
 
-def read_volume_slice(location: "FileLocation", fingerprint: tuple[int, int], frame: int) -> DecodedSlice | None:
+def read_volume_slice(location: Openable, fingerprint: tuple[int, int], frame: int) -> DecodedSlice | None:
     """Return a slice, from 1, of the NIfTI file at `location`; None for another kind of file.
 
     The last volume stays in memory, until a slice of another file is read. Raises like `read_volume`.
@@ -71,7 +78,7 @@ def read_volume_slice(location: "FileLocation", fingerprint: tuple[int, int], fr
 
 
 @lru_cache(maxsize=1)
-def _last_volume(location: "FileLocation", _fingerprint: tuple[int, int]) -> Volume | None:
+def _last_volume(location: Openable, _fingerprint: tuple[int, int]) -> Volume | None:
     _last_volume.cache_clear()  # the memory of the previous volume is free before the next one is read
     with location.open() as handle:
         return read_volume(handle) if is_nifti(handle) else None

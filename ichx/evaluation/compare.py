@@ -85,7 +85,7 @@ def compare_scores(
     Args:
         project: The open project.
         first: An experiment or ensemble.
-        second: One on the same slices and labels.
+        second: One on the same slices and labels; or on a part of the mixture of `first`, or the other way round.
         tta: Test-time augmentation of experiments, whose views are averaged; ensembles have one.
         shown: Number of slices in `disagreements`.
         label: Label whose loss ranks them; None: the weighted loss.
@@ -100,15 +100,13 @@ def compare_scores(
         hint = did_you_mean(label, LABELS)
         raise InvalidInputError(f"Unknown label: {label!r}.", f"{hint}Labels are {', '.join(LABELS)}.")
     digests = [_label_digest(project, scored) for scored in (first, second)]
-    if digests[0] != digests[1]:
-        raise ConflictError(
-            f"{_titles(first, second)} have different slices or labels: {_place(project, first)} and "
-            f"{_place(project, second)}.",
-            "Compare experiments on the same dataset version.",
-        )
+    if digests[0] != digests[1] and not _common_datasets(project, first, second):
+        raise _different(project, first, second)
     notes: list[str] = []
     one, two = (_read(project, scored, tta, notes) for scored in (first, second))
     rows, others = common_rows(one, two)
+    if digests[0] != digests[1] and not np.array_equal(one.labels[rows], two.labels[others], equal_nan=True):
+        raise _different(project, first, second)
     if not len(rows):
         runs = [f"`ichx run {e.number}`" for e in (first, second) if isinstance(e, Experiment)]
         raise NotReadyError(
@@ -125,7 +123,10 @@ def compare_scores(
             f"{100 * subset:.3g} % ({title(scored)})" for subset, scored in zip(subsets, (first, second), strict=True)
         ]
         notes.append(f"Not a fair comparison: trained on {shares[0]} and {shares[1]} of the patients.")
-    if first.fold_digest != second.fold_digest:
+    if digests[0] != digests[1] and np.array_equal(one.folds[rows], two.folds[others]):
+        places = f"{_place(project, first)} and {_place(project, second)}"
+        notes.append(f"Trained on {places}; the compared slices are in both, and in the same folds.")
+    elif first.fold_digest != second.fold_digest:
         notes.append("The folds differ: each slice is out of fold for both, but they trained on different patients.")
     return ScoreComparison(
         tta=tta,
@@ -138,6 +139,23 @@ def compare_scores(
         first_labels=dict(zip(LABELS, label_losses(labels, p).tolist(), strict=True)),
         second_labels=dict(zip(LABELS, label_losses(labels, q).tolist(), strict=True)),
         study_auc=_study_areas(labels, p, q, one.studies[rows]),
+    )
+
+
+def _common_datasets(project: "Project", first: Experiment | Ensemble, second: Experiment | Ensemble) -> set[str]:
+    """Return the datasets that are in both, if at least one of these is a mixture."""
+    versions = [project.store.version_by_id(scored.version_id) for scored in (first, second)]
+    if not any(version.part_names for version in versions):
+        return set()
+    names = [{version.dataset, *version.part_names} for version in versions]
+    return names[0] & names[1]
+
+
+def _different(project: "Project", first: Experiment | Ensemble, second: Experiment | Ensemble) -> ConflictError:
+    return ConflictError(
+        f"{_titles(first, second)} have different slices or labels: {_place(project, first)} and "
+        f"{_place(project, second)}.",
+        "Compare experiments on the same dataset version, or on a mixture and one of its parts.",
     )
 
 

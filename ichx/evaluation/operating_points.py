@@ -244,6 +244,14 @@ def check_request(request: ThresholdRequest) -> None:
         raise InvalidInputError(f"Invalid {request.rule}: {request.value}.", "Use a share above 0, up to 1.")
 
 
+def chosen_threshold(truth: npt.NDArray[np.bool_], p: FloatArray, request: ThresholdRequest) -> float:
+    """Return the threshold that fits the request on rows `(N,)` of both classes."""
+    order = np.argsort(-p, kind="stable")
+    value, hit = p[order], truth[order]
+    last = np.append(value[1:] != value[:-1], True)
+    return float(_thresholds(value, hit, last, np.ones((len(value), 1)), request)[0])
+
+
 def _choose(
     truth: npt.NDArray[np.bool_],
     p: FloatArray,
@@ -256,9 +264,9 @@ def _choose(
     order = np.argsort(-p, kind="stable")
     value, hit, code = p[order], truth[order], codes[order]
     last = np.append(value[1:] != value[:-1], True)  # equal probabilities share a threshold
-    point = _thresholds(value, hit, last, np.ones((len(value), 1)), request)[0]
+    point = chosen_threshold(truth, p, request)
     drawn = [_thresholds(value, hit, last, weights[code], request) for weights in draw_weights(len(names), draws, 0)]
-    return float(point), np.concatenate(drawn)
+    return point, np.concatenate(drawn)
 
 
 def _thresholds(

@@ -39,7 +39,7 @@ def seed_spread(store: "Store", experiments: "Sequence[Experiment]") -> SeedSpre
     """
     groups: dict[tuple[object, ...], dict[int, float]] = {}
     for experiment in experiments:
-        identity = _without_seed(experiment)
+        identity = _without_seed(store, experiment)
         if identity in groups:
             continue
         groups[identity] = scores = {}
@@ -48,7 +48,7 @@ def seed_spread(store: "Store", experiments: "Sequence[Experiment]") -> SeedSpre
             finished = summary.score is not None and summary.folds_done == summary.folds
             if finished and (summary.plugin, summary.size) == (experiment.plugin, experiment.size):
                 other = store.experiment(summary.number)
-                if other.score is not None and _without_seed(other) == identity:
+                if other.score is not None and _without_seed(store, other) == identity:
                     scores[other.number] = other.score
     several = [scores for scores in groups.values() if len(scores) > 1]
     if not several:
@@ -58,7 +58,7 @@ def seed_spread(store: "Store", experiments: "Sequence[Experiment]") -> SeedSpre
     return SeedSpread(tuple(tuple(sorted(scores)) for scores in several), deviation)
 
 
-def _without_seed(experiment: "Experiment") -> tuple[object, ...]:
+def _without_seed(store: "Store", experiment: "Experiment") -> tuple[object, ...]:
     recipe = experiment.recipe_digest if experiment.external else digest(replace(from_toml(experiment.recipe), seed=0))
     pins = (experiment.label_digest, experiment.fold_digest, experiment.subset, experiment.members)
-    return recipe, *pins
+    return recipe, *pins, store.version_by_id(experiment.version_id).part_shares

@@ -1,6 +1,7 @@
 """Ways on with a store that is not the one that the workspace has used: adopt it, or rebuild it from folders.
 
-`rebuild_store` registers datasets and experiments of which the store knows nothing from the records in their folders.
+`rebuild_store` registers datasets, experiments and ensembles of which the store knows nothing from the records in their
+folders.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from ichx.errors import ConflictError, CorruptFileError, IchxError
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiments.archive_record import find_members, import_draft, parse_date, pinned_version
 from ichx.experiments.folder_record import VERSION_RECORD, folder_problem, read_record
+from ichx.experiments.rebuild_ensembles import restore_ensemble
 from ichx.files import sha256_file
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
@@ -37,6 +39,8 @@ class RebuildReport:
     """Dataset versions, e.g. `rsna v2`."""
     experiments: list[int] = field(default_factory=list)
     """Numbers of experiments."""
+    ensembles: list[int] = field(default_factory=list)
+    """Numbers of ensembles."""
     reviews: int = 0
     """Number of reviews of slices."""
     problems: list[str] = field(default_factory=list)
@@ -80,7 +84,7 @@ def adopt_own_store(project: "Project") -> bool:
 
 
 def rebuild_store(project: "Project") -> RebuildReport:
-    """Register every dataset version and experiment whose folder has a record and which the store does not know.
+    """Register every dataset version, experiment and ensemble whose folder describes it and which the store lacks.
 
     Numbers, dates, runs, history, predictions, tags, notes and reviews of slices are those of the records; scores are
     computed again.
@@ -94,6 +98,8 @@ def rebuild_store(project: "Project") -> RebuildReport:
     for number in sorted(project.workspace.used_numbers("experiment")):
         folder = project.workspace.experiment_dir(number)
         _attempt(report, folder, partial(_restore_experiment, project, number, known, report))
+    for number in sorted(project.workspace.used_numbers("ensemble")):
+        _attempt(report, project.workspace.ensemble_dir(number), partial(_restore_ensemble, project, number, report))
     return report
 
 
@@ -161,6 +167,11 @@ def _restore_experiment(project: "Project", number: int, known: set[int], report
     if record.get("archived"):
         project.store.archive([number])
     update_scores(project, number)
+
+
+def _restore_ensemble(project: "Project", number: int, report: RebuildReport) -> None:
+    if restore_ensemble(project, number):
+        report.ensembles.append(number)
 
 
 def _prediction(

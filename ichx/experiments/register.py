@@ -151,10 +151,15 @@ def clone_experiment(
 
 
 def equal_experiments(store: "Store", experiment: "Experiment") -> "list[Experiment]":
-    """Return the older experiments outside the trash with the recipe, slices, labels and folds of `experiment`."""
+    """Return the older experiments outside the trash with the recipe, slices, labels and folds of `experiment`.
+
+    Mixtures have equal shares of their parts, too.
+    """
+    shares = store.version_by_id(experiment.version_id).part_shares
     found = store.experiments(Selection(recipe_digest=experiment.recipe_digest), limit=None)
     others = [store.experiment(e.number) for e in found if e.number < experiment.number]
-    return [e for e in others if _pins(e) == _pins(experiment)]
+    equal = [e for e in others if _pins(e) == _pins(experiment)]
+    return [e for e in equal if store.version_by_id(e.version_id).part_shares == shares]
 
 
 def _pins(e: "Experiment") -> tuple[str, str, float, tuple[int, ...]]:

@@ -26,6 +26,7 @@ from ichx.labels import LABELS
 from ichx.report import plots
 from ichx.report.chart import RIGHT
 from ichx.report.collect import STEPS, ProgressCallback, ReportData, collect_ensemble, collect_experiment
+from ichx.report.decision_plot import decision_chart
 from ichx.report.gallery import SeriesStrip
 from ichx.report.slice_images import heat_scale
 from ichx.report.tuning_section import study_figures
@@ -128,7 +129,8 @@ def render(data: ReportData) -> str:
         roc=plots.roc_curves(results.curves) if results else None,
         study_roc=plots.roc_curves(results.study_curves, "study-roc", "study") if results else None,
         precision_recall=plots.precision_recall_curves(results.curves) if results else None,
-        reliability=plots.reliability_diagram(results.calibration) if results else None,
+        reliability=plots.reliability_diagram(results.calibration, results.reliability) if results else None,
+        decision=decision_chart(results.decision) if results else None,
         **strip_values(strip),
     )
 

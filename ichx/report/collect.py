@@ -4,15 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from ichx.datasets.dataset import load_version
 from ichx.errors import NotReadyError
 from ichx.evaluation.bootstrap import Bootstrap
+from ichx.evaluation.decision_curve import DecisionCurve, decision_curves
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.metric import constant_score, label_losses
 from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.reliability import ReliabilityCurve, reliability_curves
 from ichx.evaluation.scorecard import both_scores
 from ichx.evaluation.scores import Calibration, calibration, pool_studies
-from ichx.evaluation.subgroup_scores import ReportedGroup, predicted_of, reported_subgroups
+from ichx.evaluation.subgroup_scores import Predicted, ReportedGroup, predicted_of, reported_subgroups
 from ichx.labels import LABELS
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
@@ -68,6 +72,10 @@ class OofResults:
     """Of studies, by label."""
     calibration: Mapping[str, Calibration]
     """By label."""
+    reliability: Mapping[str, ReliabilityCurve] = field(default_factory=dict)
+    """The bins of `calibration` with intervals, by label."""
+    decision: Mapping[str, DecisionCurve] = field(default_factory=dict)
+    """Decision curves of studies, of labels with both classes."""
     subgroups: Mapping[str, Sequence[ReportedGroup]] = field(default_factory=dict)
     """Groups by field of headers."""
 
@@ -216,6 +224,7 @@ def oof_results(oof: OofTable, mean: OofTable | None = None) -> OofResults:
         losses = tuple(map(float, label_losses(oof.labels[rows], oof.probabilities[rows])))
         folds.append(FoldScore(str(fold), int(rows.sum()), score, mean_scores.get(fold), losses))
     columns = {name: (oof.labels[:, k], oof.probabilities[:, k]) for k, name in enumerate(LABELS)}
+    predicted = Predicted(pd.DataFrame({"patient": oof.patients, "study": oof.studies}), oof.labels, oof.probabilities)
     slices, studies = both_scores(oof.labels, oof.probabilities, oof.patients, oof.studies, "max")
     pooled = pool_studies(oof.labels, oof.probabilities, oof.studies, "max")
     return OofResults(
@@ -230,6 +239,8 @@ def oof_results(oof: OofTable, mean: OofTable | None = None) -> OofResults:
         curves=curves_by_label(oof.labels, oof.probabilities),
         study_curves=curves_by_label(pooled.labels, pooled.probabilities),
         calibration={name: calibration(*column) for name, column in columns.items()},
+        reliability=reliability_curves(predicted, LABELS, binning="width"),
+        decision=decision_curves(predicted, LABELS, "study"),
     )
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx import __version__
+from ichx.evaluation.decision_curve import decision_curves
 from ichx.evaluation.metric import constant_score
 from ichx.evaluation.oof import OofTable
+from ichx.evaluation.reliability import reliability_curves
 from ichx.evaluation.scores import calibration, pool_studies
 from ichx.evaluation.subgroup_scores import reported_subgroups
 from ichx.files import absolute_path, write_text
@@ -19,6 +21,7 @@ from ichx.labels import ANY, LABELS
 from ichx.report import plots
 from ichx.report.build import WRITE_REMEDY, page_environment, strip_values
 from ichx.report.curves import curves_by_label
+from ichx.report.decision_plot import decision_chart
 from ichx.report.gallery import make_gallery, prediction_cards
 
 if TYPE_CHECKING:
@@ -75,7 +78,11 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
             heat_fold=fold,
             roc=plots.roc_curves(curves),
             precision_recall=plots.precision_recall_curves(curves),
-            reliability=plots.reliability_diagram({name: calibration(*column) for name, column in columns.items()}),
+            reliability=plots.reliability_diagram(
+                {name: calibration(*column) for name, column in columns.items()},
+                reliability_curves(slices.predicted, LABELS, binning="width"),
+            ),
+            decision=decision_chart(decision_curves(slices.predicted, LABELS, "study", pooling=pooling)),
             study_roc=plots.roc_curves(curves_by_label(pooled.labels, pooled.probabilities), "study-roc", "study"),
             **strip_values(gallery.strip),
         )

@@ -13,6 +13,7 @@ from ichx.report.curves import Curve, LabelCurves, thinned_indices
 
 if TYPE_CHECKING:
     from ichx.evaluation.metric import FloatArray
+    from ichx.evaluation.reliability import ReliabilityCurve
     from ichx.evaluation.scores import Calibration
     from ichx.recipe import Recipe
     from ichx.report.gallery import SeriesStrip
@@ -105,8 +106,15 @@ def precision_recall_curves(curves: Mapping[str, LabelCurves | None]) -> Markup:
     return chart("pr", "Precision over recall of each label", _describe_undefined(curves), [panel])
 
 
-def reliability_diagram(calibrations: "Mapping[str, Calibration]") -> Markup:
-    """Return each label's share of positives over the predicted probability, and the slices per bin below."""
+def reliability_diagram(
+    calibrations: "Mapping[str, Calibration]", intervals: "Mapping[str, ReliabilityCurve]"
+) -> Markup:
+    """Return each label's share of positives over the predicted probability, and the slices per bin below.
+
+    Args:
+        calibrations: The bins of each label that are not empty.
+        intervals: The same bins with intervals, drawn as thin vertical lines; labels may be absent.
+    """
     most = max((int(c.counts.max()) for c in calibrations.values()), default=1)
     lines, bars = [], []
     for index, (label, one) in enumerate(calibrations.items()):
@@ -114,6 +122,11 @@ def reliability_diagram(calibrations: "Mapping[str, Calibration]") -> Markup:
         tooltips = [f"{label}: predicted {p:.3f}, positive {o:.3f}, of {n:,} slices" for p, o, n in rows]
         lines.append(Series([(p, o) for p, o, _ in rows], tooltips, index, label, "marked", index % 2 == 0))
         bars.append(Series([(p, float(n)) for p, _, n in rows], tooltips, index, label, "bars"))
+        if label in intervals:
+            bounds = [(one.predicted, one.observed.low, one.observed.high) for one in intervals[label].bins]
+            ends = [(p, end) for p, low, high in bounds if low is not None for end in (low, high or low, math.nan)]
+            texts = [f"{label}: predicted {p:.3f}, 95 % interval ends at {end:.3f}" for p, end in ends]
+            lines.append(Series(ends, texts, index, label, "faint"))
     counts = log_axis(0.5, max(most, 2), "slices", lambda power: f"{10**power:,}" if power >= 0 else "")
     panels = [
         Panel(_percent_axis(""), _percent_axis("share of positive slices"), lines, 230.0, guides=[((0, 0), (1, 1))]),

@@ -1,5 +1,6 @@
 """The network of a sequence recipe: a plugin's network, and the weights of its last epochs if these are averaged."""
 
+import copy
 from typing import Final
 
 import numpy as np
@@ -59,6 +60,18 @@ class SequenceNetwork(nn.Module):
         named = {name: part.view(shape) for (name, shape), part in zip(self._names.items(), parts, strict=True)}
         result: SequenceLogits = torch.func.functional_call(self.network, named, (batch,))
         return result
+
+
+def constant_networks(network: SequenceNetwork) -> list[nn.Module]:
+    """Return networks of fixed weights whose mean `network` predicts: one for each snapshot, or its own."""
+    if network.snapshots is None or not network.taken.any():
+        return [network.network]
+    found: list[nn.Module] = []
+    for weights in network.snapshots[network.taken]:
+        copied = copy.deepcopy(network.network)
+        nn.utils.vector_to_parameters(weights, copied.parameters())
+        found.append(copied)
+    return found
 
 
 def build_network(plugin: Plugin, recipe: Recipe, widths: SequenceWidths) -> SequenceNetwork:

@@ -1,5 +1,6 @@
 """Queries for ensembles and their members, over an open connection."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -15,8 +16,10 @@ _MARKS = {"selected": experiment.c.selected, "leaked": experiment.c.leaked, "tra
 _UNMARKED = dict.fromkeys(_MARKS, False)
 
 
-def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> Ensemble:
-    """Record an ensemble and its members under `number`."""
+def add_ensemble(
+    connection: Connection, draft: EnsembleDraft, number: int, created: datetime | None = None
+) -> Ensemble:
+    """Record an ensemble and its members under `number`, created now or at `created`."""
     version = select(dataset_version.c.dataset).where(dataset_version.c.id == draft.version_id)
     if connection.scalar(version) != draft.dataset:
         raise ValueError(f"dataset version {draft.version_id} is not a version of {draft.dataset}")
@@ -24,7 +27,7 @@ def add_ensemble(connection: Connection, draft: EnsembleDraft, number: int) -> E
         **vars(draft),
         "number": number,
         "submissions": list(draft.submissions),
-        "created": store_time(connection),
+        "created": created or store_time(connection),
     }
     del values["dataset"], values["members"]
     connection.execute(insert(ensemble).values(values))

@@ -105,6 +105,12 @@ class DatasetVersion(VersionDraft):
         """Names of the datasets of which a mixture consists; none for other versions."""
         return part_names(self.summary)
 
+    @property
+    def part_shares(self) -> tuple[tuple[str, float], ...]:
+        """Share of each part's slices that an epoch samples; it changes a training and is in no digest."""
+        weights = {part["dataset"]: part["weight"] for part in self.summary.get("mixture", {}).get("parts", ())}
+        return tuple((name, weight / max(weights.values())) for name, weight in sorted(weights.items()))
+
     def fold_set(self, name: str | None = None) -> FoldSet:
         """Return the folds called `name`, or the first folds of the version.
 

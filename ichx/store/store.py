@@ -742,6 +742,10 @@ class Store:
         """Return a number for an ensemble whose files are written before it is recorded."""
         return self._record(take_numbers, "ensemble", 1, self._is_used)[0]
 
+    def restore_ensemble(self, draft: EnsembleDraft, *, number: int, created: datetime) -> Ensemble:
+        """Record an ensemble from its folder, with the number and date that it had."""
+        return self._count(lambda connection: ensembles.add_ensemble(connection, draft, number, created))
+
     def add_ensemble(self, draft: EnsembleDraft, number: int | None = None) -> Ensemble:
         """Record an ensemble under a reserved `number`, or the next one."""
 

@@ -10,7 +10,7 @@ from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
-from ichx.inference.export import preprocessing
+from ichx.inference.export_slices import preprocessing
 from ichx.inference.predict import predict_files
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS

@@ -49,6 +49,7 @@ def test_a_lost_store_is_rebuilt_from_the_folders(trained_copy: Path, ichx: Prog
     assert json.loads(done.out) == {
         "versions": ["ph v1", "ph-test v1"],
         "experiments": [1, 2, 3],
+        "ensembles": [],
         "reviews": 0,
         "problems": [],
     }
@@ -224,3 +225,38 @@ def test_a_damaged_record_is_one_problem_and_the_rest_is_registered(trained_copy
     assert (done.code, found["experiments"]) == (1, [3])
     damaged = ("datasets/ph/v2", "experiments/1", "experiments/2")
     assert [place in problem for place, problem in zip(damaged, found["problems"], strict=True)] == [True] * 3
+
+
+def test_ensembles_are_rebuilt_from_their_folders(trained_copy: Path, ichx: Program) -> None:
+    for method in ("convex", "stack"):
+        assert ichx("ensemble", "--members", "1,2", "--method", method, cwd=trained_copy).code == 0
+    before = json.loads(ichx("ensemble", "list", "--json", cwd=trained_copy).out)
+    lose_store(trained_copy)
+    report = json.loads(ichx("store", "rebuild", "--json", cwd=trained_copy).out)
+    assert (report["experiments"], report["ensembles"], report["problems"]) == ([1, 2, 3], [1, 2], [])
+    after = json.loads(ichx("ensemble", "list", "--json", cwd=trained_copy).out)
+    assert [one["number"] for one in after] == [one["number"] for one in before]
+    for old, new in zip(before, after, strict=True):
+        assert {name: new[name] for name in ("tta", "method", "folds") if name in new} == {
+            name: old[name] for name in ("tta", "method", "folds") if name in old
+        }
+        assert new["score"] == pytest.approx(old["score"], abs=1e-12)
+        assert new["nested_score"] == pytest.approx(old["nested_score"], abs=1e-5)
+    assert ichx("audit", "--ensemble", 2, cwd=trained_copy).code == 0
+    assert json.loads(ichx("store", "rebuild", "--json", cwd=trained_copy).out)["ensembles"] == []
+    assert json.loads(ichx("ensemble", "--members", "1,2", "--json", cwd=trained_copy).out)["ensemble"]["number"] == 3
+
+
+def test_an_ensemble_whose_members_differ_is_a_problem(trained_copy: Path, ichx: Program) -> None:
+    assert ichx("ensemble", "--members", "1,2", "--method", "convex", cwd=trained_copy).code == 0
+    lose_store(trained_copy)
+    weights = open_workspace(trained_copy).experiment_files(1).fold(0).weights
+    weights.write_bytes(weights.read_bytes()[:-4] + b"0000")
+    done = ichx("store", "rebuild", "--json", cwd=trained_copy)
+    report = json.loads(done.out)
+    assert (done.code, report["ensembles"]) == (1, [])
+    (problem,) = report["problems"]
+    assert "the weights of fold 0 of experiment 1 have changed" in problem
+    (open_workspace(trained_copy).ensemble_dir(1) / "model.json").write_text("{")
+    (problem,) = json.loads(ichx("store", "rebuild", "--json", cwd=trained_copy).out)["problems"]
+    assert "model.json is invalid" in problem

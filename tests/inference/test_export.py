@@ -22,7 +22,8 @@ from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import export
-from ichx.inference.export import ExportedNetwork, export_experiment, preprocessing, sample
+from ichx.inference.export import ExportedNetwork, ExportRequest, export_experiment
+from ichx.inference.export_slices import preprocessing, sample
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -45,7 +46,8 @@ def trained(trained_root: Path) -> Iterator[tuple[Workspace, Store]]:
 
 
 def exported(place: tuple[Workspace, Store], format: str, **options: Any) -> list[ExportedNetwork]:
-    return export_experiment(Project(*place, load_registry()), 2, format=format, callbacks=RunCallbacks(), **options)
+    request = ExportRequest(format, **options)
+    return export_experiment(Project(*place, load_registry()), 2, request, callbacks=RunCallbacks())
 
 
 def onnx_runner(path: Path) -> Callable[[np.ndarray, np.ndarray], Arrays]:

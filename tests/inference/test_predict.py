@@ -39,7 +39,7 @@ from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference import member_predictions as inference
-from ichx.inference.export import export_experiment
+from ichx.inference.export import ExportRequest, export_experiment
 from ichx.inference.member_predictions import split_at_series
 from ichx.inference.predict import FileOutputs, FilePredictions, predict_files
 from ichx.inference.scratch import PREFIX, scratch_folder
@@ -267,7 +267,7 @@ def test_a_cpu_predicts_in_fp32_by_default(half_root: Path, phantom: PhantomFile
             predicted((workspace, store), phantom.test, 4, device="cpu", precision=precision)
             for precision in ("auto", "bf16")
         )
-        export_experiment(project, 4, format="onnx", out=tmp_path / "net.onnx", callbacks=RunCallbacks())
+        export_experiment(project, 4, ExportRequest("onnx", out=tmp_path / "net.onnx"), callbacks=RunCallbacks())
         recipe = from_toml(store.experiment(4).recipe)
         data = load_dataset(project, "ph-test")
         kept = read_predictions(

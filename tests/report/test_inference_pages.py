@@ -84,7 +84,7 @@ def test_an_evaluation_has_scores_curves_thresholds_and_slices(
             assert row == [score.label, *expected]
     assert f"{len(slices.slices)} slices of 6 studies of 6 patients. Lower is better." in page.text
     assert "Its probability is the maximum over its slices." in page.text
-    for name in ("roc", "pr", "reliability", "study-roc", "strip"):
+    for name in ("roc", "pr", "reliability", "study-roc", "decision", "strip"):
         assert f'id="{name}"' in html
     ids = slices.slices["slice_id"].tolist()
     assert sum(f"<code>{slice_id}</code>" in html for slice_id in ids) >= 6

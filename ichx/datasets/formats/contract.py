@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ichx.datasets.formats.files import FormatFiles
+from ichx.datasets.label_table import LabelTable
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class FormatContents:
     """Regular expression that is found in the names of files with slices, relative to `folder`; empty for all files."""
     ids: Mapping[str, FileIds] = field(default_factory=dict)
     """Ids by name of the file, relative to `folder`."""
-    labels: tuple[Any, ...] = ()
-    """Tables of labels (`ichx.datasets.label_table.LabelTable`), joined in this order; empty if there are none."""
+    labels: tuple[LabelTable, ...] = ()
+    """Tables of labels, joined in this order; empty if there are none."""
     masks: tuple[MaskPair, ...] = ()
     """Masks of volumes."""
     mask_values: Mapping[int, str] = field(default_factory=dict)
@@ -53,8 +53,8 @@ class FormatContents:
     of the slice's labels."""
     labels_from_masks: bool = False
     """The masks are complete: slices of volumes with a mask are labelled by its content."""
-    readers: Mapping[str, Any] = field(default_factory=dict)
-    """Labels (`LabelTable`) of single readers by name, if the dataset has several."""
+    readers: Mapping[str, LabelTable] = field(default_factory=dict)
+    """Labels of single readers by name, if the dataset has several."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the source was read, one sentence each."""
 

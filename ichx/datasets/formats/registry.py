@@ -14,7 +14,7 @@ from ichx.errors import NotFoundError
 GROUP: Final = "ichx.formats"
 """Entry-point group. An entry point names a `DatasetFormat`."""
 
-BUILT_IN: Final[tuple[str, ...]] = ()
+BUILT_IN: Final[tuple[str, ...]] = ("bhsd", "ct_ich", "instance22", "mbh_seg", "seg_cq500")
 """Modules of this package with a constant `FORMAT`."""
 
 

@@ -27,7 +27,8 @@ class HeadRecurrence(nn.Module):
         """Return the states of both directions; `mask` `(B, T, 1)` is False for padding, whose states mean nothing."""
         order = reversal(mask[..., 0])
         reverse = permuted(x, order)
-        if self.kind == "gru" and self.heads > 1 and x.device.type == "cpu":
+        grouped = self.kind == "gru" and self.heads > 1 and x.device.type == "cpu"
+        if grouped and not torch.compiler.is_compiling():  # an export would get a dozen operations per slice
             ahead, behind = gru_of_groups((x, reverse), (self.forwards, self.backwards))
         else:
             own = [index % x.shape[0] for index in range(self.heads)]

@@ -44,7 +44,9 @@ class AttentionBlock(nn.Module):
         bias = nn.functional.embedding(classes, self.bias).view(batch, slices, slices, heads, ATTENTION_HEADS)
         bias = bias.masked_fill(~mask[:, None, :, None, None], -torch.inf).permute(3, 0, 4, 1, 2).flatten(0, 1)
         found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        x = x + self.dropout(self.joined(found.transpose(1, 2).reshape(heads, batch, slices, width)))
+        # a copy also where none is needed: strides differ between the kernels of attention, and an export keeps them
+        found = found.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        x = x + self.dropout(self.joined(found.view(heads, batch, slices, width)))
         wide = self.dropout(nn.functional.gelu(self.wide(self.second(x))))
         result: torch.Tensor = x + self.dropout(self.narrow(wide))
         return result

@@ -1,0 +1,49 @@
+"""What formats of NIfTI volumes share: finding volumes and masks, and writing synthetic ones."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
+from ichx.datasets.formats.files import FormatFiles
+from ichx.datasets.volumes import SUFFIX
+from ichx.phantom.study import PhantomStudy
+
+BINARY_NOTE = (
+    "Masks are binary: the labels are `any` of each slice; subtypes are 0 in negative slices and unknown in others."
+)
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a volume's file without folders and suffix."""
+    return SUFFIX.sub("", PurePosixPath(name).name)
+
+
+def common_folder(files: FormatFiles, names: Sequence[str], depth: int = 1) -> str:
+    """Return the folder `depth` levels above all of `names`, relative to the source.
+
+    Raises `InvalidInputError` if they are in several folders: the source has several copies or parts.
+    """
+    folders = {"/".join(name.split("/")[:-depth]) for name in names}
+    if len(folders) > 1:
+        listed = ", ".join(sorted(folder or "." for folder in folders)[:3])
+        raise files.unlike(f"its volumes are in several folders ({listed}); give one of them")
+    return folders.pop()
+
+
+def relative(name: str, folder: str) -> str:
+    """Return `name` relative to `folder`; both are relative to the source."""
+    return name[len(folder) + 1 :] if folder else name
+
+
+def write_volume(path: Path, values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], study: PhantomStudy) -> None:
+    """Write `values` (slices, rows, columns) of a synthetic study as converters store them: (x, y, z) in RAS."""
+    rows, columns = values.shape[1:]
+    affine = np.diag([study.spacing, study.spacing, study.thickness, 1.0])
+    affine[:2, 3] = -study.spacing * (columns - 1) / 2, -study.spacing * (rows - 1) / 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nibabel.Nifti1Image(values.transpose(2, 1, 0), _LPS_TO_RAS @ affine)  # type: ignore[no-untyped-call]
+    image.to_filename(path)
