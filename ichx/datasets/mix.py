@@ -212,6 +212,8 @@ def _fold_sets(request: MixRequest, versions: Sequence[DatasetVersion]) -> list[
         None if part.train_only or PSEUDO in version.summary else version.fold_set(request.folds)
         for part, version in pairs
     ]
+    if not any(found):
+        raise ConflictError("All parts train only: no slice would be scored.", "Mix with a labelled dataset.")
     sizes = {part.dataset: fold_set.k for part, fold_set in zip(request.parts, found, strict=True) if fold_set}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {k}" for name, k in sizes.items())
