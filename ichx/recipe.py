@@ -113,6 +113,10 @@ class LossRecipe:
 
     label_smoothing: float = 0.0
     """Moves each label by half of this value towards 1/2."""
+    study_pooling: str = added("max")
+    """How the slices of a labelled study are pooled: `max`, the largest probability, or `noisy_or`, 1 - prod(1 - p)."""
+    study_weight: float = added(1.0)
+    """Weight of the loss of labelled studies relative to that of slices."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,8 @@ class StageRecipe:
     sampling: str
     """`fixed`: all `any`-positive slices and as many negatives, the same in every epoch; `redrawn`: other negatives in
     each epoch; `all`: every slice; `studies`: up to `per_study` slices of each study, redrawn; `labels`: as many slices
-    as `redrawn`, half of them without hemorrhage, the rest evenly from the five subtypes, redrawn."""
+    as `redrawn`, half of them without hemorrhage, the rest evenly from the five subtypes, redrawn; `grouped`:
+    `per_study` slices of each study, spread over its slices and next to each other in a batch, redrawn."""
     epochs: int
     lr: float
     scheduler: str = "multistep"
@@ -165,7 +170,7 @@ class StageRecipe:
     patience: int = added(0)
     """Epochs without a better validation score after which the stage ends with its best weights; 0 for no limit."""
     per_study: int = added(0)
-    """Slices of each study in an epoch, with `studies`; 0 otherwise."""
+    """Slices of each study in an epoch, with `studies` and `grouped`; 0 otherwise."""
     prior_correction: bool = added(False)
     """Whether the loss of `fixed` and `redrawn` accounts for the negatives that they leave out."""
     validate_every: int = added(1)

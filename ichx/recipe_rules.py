@@ -25,7 +25,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "input.normalize": ("none", "imagenet", "inception"),
     "optimizer.name": ("radam", "adamw", "sgd"),
     "augmentation.policy": ("one", "each"),
-    "stage.*.sampling": ("fixed", "redrawn", "all", "studies", "labels"),
+    "stage.*.sampling": ("fixed", "redrawn", "all", "studies", "labels", "grouped"),
+    "loss.study_pooling": ("max", "noisy_or"),
     "stage.*.scheduler": ("multistep", "cosine", "onecycle"),
     "sequence.projection_kind": ("linear", "pca"),
     "precision": ("auto", "fp32", "fp16", "bf16"),
@@ -69,7 +70,7 @@ def invalid_values(recipe: Recipe) -> list[str]:
     require(0 <= recipe.seed < 2**32, "seed", "between 0 and 2^32 - 1")
     for name in ("loss.label_smoothing", "ema.decay"):
         require(0 <= flat[name] < 1, name, "in [0, 1)")
-    for name in ("optimizer.weight_decay", "optimizer.clip"):
+    for name in ("optimizer.weight_decay", "optimizer.clip", "loss.study_weight"):
         require(flat[name] >= 0, name, "0 or more")
     decoupled = not recipe.optimizer.decoupled or recipe.optimizer.name == "radam"
     require(decoupled, "optimizer.decoupled", "false, unless optimizer.name is radam")
@@ -95,22 +96,38 @@ def invalid_values(recipe: Recipe) -> list[str]:
         require(stage.validate_every >= 1, f"{prefix}.validate_every", "1 or more")
         require(0 < stage.validation_share <= 1, f"{prefix}.validation_share", "in (0, 1]")
         _check_sampling(stage, prefix, require)
+        _check_grouped(recipe, stage, prefix, require)
         problems += _unused(stage, prefix)
     return problems
 
 
 def _check_sampling(stage: StageRecipe, prefix: str, require: Require) -> None:
     """Check what a stage draws, and whether its prior can be corrected."""
-    drawn = stage.per_study >= 1 if stage.sampling == "studies" else stage.per_study == 0
-    rule = "1 or more with the sampling studies" if stage.sampling == "studies" else "0 unless the sampling is studies"
+    by_study = stage.sampling in ("studies", "grouped")
+    drawn = stage.per_study >= 1 if by_study else stage.per_study == 0
+    rule = (
+        f"1 or more with the sampling {stage.sampling}" if by_study else "0 unless the sampling is studies or grouped"
+    )
     require(drawn, f"{prefix}.per_study", rule)
     reasons = {
         "all": "because every slice is used",
         "studies": "because labels do not decide which slices are drawn",
+        "grouped": "because labels do not decide which slices are drawn",
         "labels": "because draws by several labels have no closed form of the prior",
     }
     rule = f"false with the sampling {stage.sampling}, {reasons.get(stage.sampling, '')}"
     require(not stage.prior_correction or stage.sampling in PRIOR_SAMPLINGS, f"{prefix}.prior_correction", rule)
+
+
+def _check_grouped(recipe: Recipe, stage: StageRecipe, prefix: str, require: Require) -> None:
+    """Check that batches have the slices of a study together."""
+    if stage.sampling != "grouped" or stage.per_study < 1:
+        return
+    whole = stage.per_study <= recipe.batch and recipe.batch % stage.per_study == 0
+    require(whole, f"{prefix}.per_study", "a divisor of batch with the sampling grouped")
+    for name in ("mixup", "cutmix"):
+        rule = f"0 with the sampling grouped of stage {stage.name}, which pools the slices of a study"
+        require(getattr(recipe.augmentation, name) == 0, f"augmentation.{name}", rule)
 
 
 def _check_last_epochs(recipe: Recipe, require: Require) -> None:

@@ -185,7 +185,17 @@ def test_added_fields_are_in_the_digest_when_they_are_set(change: str) -> None:
 
 def test_a_recipe_without_the_added_fields_loads() -> None:
     added = ("drop_path", "mask_weight", "neighbours", "layer_decay", "clip", "mixup", "cutmix", "mix_probability")
-    added += ("warmup", "freeze", "patience", "[loss]", "label_smoothing", "[ema]", "decay")
+    added += (
+        "warmup",
+        "freeze",
+        "patience",
+        "[loss]",
+        "label_smoothing",
+        "study_pooling",
+        "study_weight",
+        "[ema]",
+        "decay",
+    )
     old = [line for line in to_toml(BASE).splitlines() if line.split(" = ")[0] not in added]
     assert from_toml("\n".join(old)) == BASE
 

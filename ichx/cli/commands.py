@@ -35,6 +35,7 @@ PANELS = {
         "audit": "audit:audit",
         "report": "report:report",
         "figures": "figures:figures",
+        "card": "card:card",
         "ensemble": "ensemble:app",
         "submit": "submit:app",
         "predict": "predict:predict",

@@ -10,7 +10,7 @@ from ichx.cli.data_duplicates import duplicates
 from ichx.cli.data_formats import list_formats, write_layout
 from ichx.cli.data_pseudo import pseudo
 from ichx.cli.data_reviews import list_reviews
-from ichx.cli.data_views import print_added, print_dataset, print_decode_check
+from ichx.cli.data_views import print_added, print_checked, print_dataset, print_decode_check
 from ichx.cli.folds import folds as show_or_import_folds
 from ichx.cli.mix import mix
 from ichx.cli.output import console, info, print_json, progress, warn
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from ichx.cache.verify import FoundCache
     from ichx.store import Dataset, DatasetVersion
 
+IdKindChoice = Literal[
+    "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID", "folder", "file"
+]
+
 app = typer.Typer(help="Datasets: add, inspect, check and cache CT slices.", no_args_is_help=True)
 
 
@@ -48,8 +52,21 @@ def add(
         str | None, typer.Option("--format", help="Format of a public dataset; `ichx data formats` lists them.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Label CSV: `ID,Label`, or `image` and six columns; .gz, ZIP/CSV.")
+        Path | None,
+        typer.Option(help="Label CSV: `ID,Label`, or `image` and six columns; .gz, ZIP/CSV; or CSV, XLSX by columns."),
     ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="LABEL=COLUMN of the spreadsheet, e.g. any=ICH; repeatable.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of the spreadsheet with the ids.")] = None,
+    id_kind: Annotated[
+        IdKindChoice | None, typer.Option(help="What the ids are; default: as the column's name says, or what matches.")
+    ] = None,
+    level: Annotated[
+        Literal["slice", "series", "study", "patient"] | None,
+        typer.Option(help="What a row of the spreadsheet describes; default: as the ids say."),
+    ] = None,
+    sheet_name: Annotated[str | None, typer.Option("--sheet", help="Sheet of an XLSX with several.")] = None,
     test_of: Annotated[str | None, typer.Option(help="Labelled dataset to which this test set belongs.")] = None,
     sample: Annotated[Path | None, typer.Option(help="Sample submission, which lists the ids to predict.")] = None,
     masks: Annotated[
@@ -69,6 +86,9 @@ def add(
         Literal["auto", "all"], typer.Option(help="Which series of a study; auto: one axial one, plain, soft kernel.")
     ] = "all",
     series_rules: Annotated[Path | None, typer.Option(help="TOML file with the rules of `--series auto`.")] = None,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Report what would be added and matched; add nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Add CT slices from a folder or zip as a dataset.
@@ -85,13 +105,22 @@ def add(
     Example: `ichx data add rsna-test stage_2_test --test-of rsna --sample stage_2_sample_submission.csv`
 
     Example: `ichx data add ours export --series auto`
+
+    Example: `ichx data add ours export --labels list.xlsx --id-column StudyInstanceUID --label any=ICH --check`
     """
-    from ichx.datasets.add import AddRequest, add_dataset
+    from ichx.datasets.add import AddRequest, add_dataset, check_dataset
+
+    columns = None
+    if label or id_column or id_kind or level or sheet_name:
+        from ichx.datasets.label_sheet import SheetColumns
+
+        columns = SheetColumns(id_column, _label_columns(label or []), sheet_name, id_kind, level)
 
     request = AddRequest(
         name,
         path,
         labels=labels,
+        columns=columns,
         test_of=test_of,
         sample=sample,
         masks=masks,
@@ -104,7 +133,16 @@ def add(
         series_rules=series_rules,
     )
     with session(writes=True) as project, progress("reading headers") as report:
-        added = add_dataset(project, request, progress=report)
+        if check_only:
+            checked = check_dataset(project, request, progress=report)
+        else:
+            added = add_dataset(project, request, progress=report)
+    if check_only:
+        if as_json:
+            print_json(checked)
+        else:
+            print_checked(name, checked)
+        return
     if as_json:
         print_json(added)
     else:
@@ -432,6 +470,17 @@ def rm(
             return
         remove_dataset(project, name)
     info(f"Deleted {name}: {total}.")
+
+
+def _label_columns(settings: list[str]) -> dict[str, str]:
+    """Return the columns by label of settings like `any=ICH`."""
+    pairs = [setting.partition("=") for setting in settings]
+    if invalid := [text for text, (label, _, column) in zip(settings, pairs, strict=True) if not label or not column]:
+        raise typer.BadParameter(f"Invalid values: {', '.join(map(repr, invalid))}. Use LABEL=COLUMN, e.g. any=ICH.")
+    named = [label.strip() for label, _, _ in pairs]
+    if twice := sorted({label for label in named if named.count(label) > 1}):
+        raise typer.BadParameter(f"Several columns of {', '.join(twice)}. Name one column per label.")
+    return {label.strip(): column.strip() for label, _, column in pairs}
 
 
 def _shares(settings: list[str]) -> dict[str, float]:

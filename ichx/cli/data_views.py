@@ -15,7 +15,7 @@ from ichx.formatting import format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.datasets.add import AddReport
+    from ichx.datasets.add import AddReport, CheckReport
     from ichx.store import EvaluationCount
 
 MAX_ROWS = 12
@@ -31,18 +31,35 @@ def print_added(added: "AddReport") -> None:
         warn(warning)
     result = "added" if added.created else "unchanged:"
     console.print(f"{result} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
-    if shares := version.summary["prevalences"]:
+    if (shares := version.summary["prevalences"]) and any(share is not None for share in shares.values()):
         info(f"Positive slices: {', '.join(f'{label} {_share(share)}' for label, share in shares.items())}.")
     if version.test_of:
         info(f"Next: `ichx run NUMBER` predicts it with an experiment on {version.test_of}.")
     elif shares and not version.folds:
         info(f"Next: `ichx evaluate NUMBER --dataset {version.dataset}` scores an experiment on it; it has no folds.")
+    elif version.summary.get("label_counts", {}).get("groups"):
+        info(
+            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}` with "
+            "`--set stage.NAME.sampling=grouped --set stage.NAME.per_study=16` for each stage NAME of the recipe."
+        )
     elif shares:
         info(
             f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}`; `ichx plugin list` lists all models."
         )
     else:
         info(f"Next: `ichx data show {version.dataset}`; to train on {version.dataset}, add it again with --labels.")
+
+
+def print_checked(name: str, checked: "CheckReport") -> None:
+    """Print the report of `ichx data add --check`."""
+    for message in checked.messages:
+        info(message)
+    for warning in checked.warnings:
+        warn(warning)
+    if counts := checked.summary.get("label_counts"):
+        _print_label_counts(counts)
+    found = f"{format_count(checked.slices, 'slice')} of {format_count(checked.patients, 'patient')}"
+    console.print(f"checked {name}: {found}; nothing was added", markup=False)
 
 
 def print_dataset(facts: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """`ichx scores`: all scores of an experiment, per slice and per study, with intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Bootstrap, Interval
     from ichx.evaluation.calibration_line import CalibrationLine
     from ichx.evaluation.scorecard import PartScores, Scorecard
+    from ichx.evaluation.scores import LabelScores
     from ichx.inference.evaluate import Evaluation
 
 HEADINGS = {
@@ -96,6 +98,9 @@ def print_scores(title: str, card: "Scorecard | Evaluation", pooling: str, label
     for unit, found in (("per slice", card.slices), (f"per study, {pooled}", card.studies)):
         loss = found.log_loss
         interval = f", {format_interval(loss.low, loss.high)}" if loss.low is not None else f" ({loss.undefined})"
+        if all(point.count == 0 for point in found.scores.labels):
+            notice(f"{title}, {unit}: - (no label of a {found.scores.unit} is known)")
+            continue
         value = format_value(found.scores.log_loss)
         print_labels(f"{title}, {unit}: weighted log loss {value}{interval}{marks}", found, labels)
     _print_calibration(card.calibration, labels)
@@ -137,8 +142,10 @@ def _print_calibration(lines: "Mapping[str, CalibrationLine]", labels: Sequence[
             _format(line.slope),
         )
         for name, line in lines.items()
-        if not labels or name in labels
+        if (not labels or name in labels) and not math.isnan(line.observed)
     ]
+    if not rows:
+        return
     heads = ("label", "positive", "mean probability", "intercept", "slope")
     caption = "calibrated: intercept 0, slope 1; too extreme: slope below 1; too high on average: intercept below 0"
     print_table("calibration per slice", heads, rows, caption=caption)
@@ -150,7 +157,7 @@ def print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) -
     With `labels`, print one row per score and a column for each of them, which takes fewer lines.
     """
     rows = [
-        (label, f"{point.positives:,}", *(_format(found.labels[label][metric]) for metric in HEADINGS))
+        (label, _positives(point, found.scores.count), *(_format(found.labels[label][metric]) for metric in HEADINGS))
         for label, point in zip(found.labels, found.scores.labels, strict=True)
         if not labels or label in labels
     ]
@@ -174,6 +181,11 @@ def print_labels(title: str, found: "Bootstrap", labels: Sequence[str] | None) -
     print_table(title, heads, rows, caption=caption, split=True)
     for reason, names in reasons.items():
         console.print(f"{', '.join(names)}: {reason}", style="dim", markup=False)
+
+
+def _positives(point: "LabelScores", count: int) -> str:
+    """Return the number of positive rows; where labels are unknown, also that of the known ones."""
+    return f"{point.positives:,}" + (f" of {point.count:,}" if point.count < count else "")
 
 
 def _format(found: "Interval") -> str:

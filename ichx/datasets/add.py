@@ -33,12 +33,13 @@ from ichx.datasets.id_matching import IdMatch, match_images
 from ichx.datasets.identity import GroupBy
 from ichx.datasets.ingest import ACQUISITION, ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
-from ichx.datasets.label_csv import SampleTable, read_labels, read_sample
-from ichx.datasets.label_join import join_label_tables
+from ichx.datasets.label_csv import SampleTable, read_sample
+from ichx.datasets.label_sheet import SheetColumns
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import read_masks
 from ichx.datasets.overlap import find_overlaps, identity_keys, write_identity
+from ichx.datasets.requested_labels import join_requested_labels, read_label_file
 from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
 from ichx.datasets.series_selection import select_series
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
@@ -64,7 +65,9 @@ class AddRequest:
     source: Path
     """A folder, a zip, a folder in a zip, or a DICOM or NIfTI file."""
     labels: Path | None = None
-    """Label CSV: makes the dataset trainable."""
+    """Label CSV or spreadsheet: makes the dataset trainable."""
+    columns: SheetColumns | None = None
+    """Columns of the spreadsheet `labels`; None for a CSV with the six labels of every slice."""
     test_of: str | None = None
     """The dataset whose test set this is."""
     sample: Path | None = None
@@ -100,6 +103,18 @@ class AddReport:
     version: DatasetVersion
     created: bool
     """False if nothing has changed; `version` is the existing one then."""
+    messages: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Result of `check_dataset`."""
+
+    slices: int
+    patients: int
+    summary: dict[str, Any]
+    """See `DatasetVersion.summary`."""
     messages: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -165,6 +180,17 @@ def add_dataset(project: "Project", request: AddRequest, *, progress: ProgressCa
             report.warn(f"Version {latest.number} has imported folds ({', '.join(imported)}); import them again.")
     version = store_version(project, draft, 1 if latest is None else latest.number + 1, prepared.write)
     return AddReport(version, True, tuple(report.messages), tuple(report.warnings))
+
+
+def check_dataset(project: "Project", request: AddRequest, *, progress: ProgressCallback | None = None) -> CheckReport:
+    """Return what `add_dataset` would add, and add nothing. Raises like it."""
+    _check_request(project.store, request)
+    report = IngestReport()
+    prepared = _prepare(project, request, report, progress)
+    draft = _draft(request, prepared)
+    return CheckReport(
+        draft.slices, draft.patients, dict(draft.summary), tuple(report.messages), tuple(report.warnings)
+    )
 
 
 def store_version(
@@ -238,6 +264,8 @@ def _check_request(store: Store, request: AddRequest) -> None:
             "--test-of and --labels exclude each other: a test set has no labels.",
             "Omit --labels, or omit --test-of to add a labelled dataset.",
         )
+    if request.columns is not None and request.labels is None:
+        raise InvalidInputError("--id-column, --label, --sheet and the like require --labels.", "Give --labels, too.")
     if request.sample is not None and test_of is None:
         raise InvalidInputError("--sample requires --test-of.", "Name the training set: --test-of TRAIN.")
     if test_of == name:
@@ -262,7 +290,7 @@ def _prepare(
     project: "Project", request: AddRequest, report: IngestReport, progress: ProgressCallback | None
 ) -> _Prepared:
     """Read everything that `request` names, and report it."""
-    tables = [*([read_labels(request.labels)] if request.labels else []), *request.label_tables]
+    tables = [*([read_label_file(request.labels, request.columns)] if request.labels else []), *request.label_tables]
     sample = read_sample(request.sample) if request.sample else None
     source = absolute_path(request.source)
     contents = read_format(request.format, source) if request.format else FormatContents()
@@ -281,7 +309,7 @@ def _prepare(
     if volume_masks is not None and (contents.labels_from_masks or not tables):
         tables.append(volume_masks.labels(catalog, "the masks"))
         report.inform("Slices of volumes with a mask are labelled by the masks.")
-    joined = join_label_tables(catalog, scan, tables) if tables else None
+    joined = join_requested_labels(tables, source, scan, catalog)
     if joined is not None:
         catalog = joined.catalog
     study_labels = None if joined is None else joined.groups

@@ -103,6 +103,11 @@ def read_text_columns(path: Path, what: str, forms: str, *, exact: bool = False)
     return table
 
 
+def with_lines(table: pa.Table, lines: Sequence[int]) -> pa.Table:
+    """Return `table` with the line of each row in its file, see `line`."""
+    return table.replace_schema_metadata({_LINES: np.asarray(lines, np.int64).tobytes()})
+
+
 def plain_names(names: Sequence[str]) -> list[str]:
     """Return names of columns in lower case without spaces, dots, dashes and underscores."""
     return [re.sub(r"[^a-z0-9]", "", name.lower()) for name in names]

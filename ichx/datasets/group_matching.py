@@ -13,12 +13,15 @@ import pandas as pd
 
 from ichx.datasets.id_matching import IdMatch
 from ichx.datasets.ingest import file_stem
-from ichx.datasets.label_table import IdKind, LabelTable, Level
+from ichx.datasets.label_table import LEVELS, IdKind, LabelTable, Level
 from ichx.errors import InvalidInputError
 from ichx.labels import LABELS
 from ichx.text import EXAMPLES, format_count, format_examples
 
 Rows = npt.NDArray[np.int64]
+
+ReadAccession = Callable[[], "pd.Series[str]"]
+"""Returns the AccessionNumber of each row of a scan."""
 
 ID_COLUMNS: Final[dict[IdKind, str]] = {
     "SOPInstanceUID": "slice_id",
@@ -63,7 +66,7 @@ class GroupMatch:
 
 
 def match_groups(
-    catalog: pd.DataFrame, scan: pd.DataFrame, table: LabelTable, accession: "pd.Series[str] | None" = None
+    catalog: pd.DataFrame, scan: pd.DataFrame, table: LabelTable, accession: ReadAccession | None = None
 ) -> GroupMatch:
     """Match the ids of `table` with the rows of `catalog`.
 
@@ -72,22 +75,15 @@ def match_groups(
         scan: What it was built from; the same rows.
         table: Labels. Without a level, ids that match one slice each are of slices; ids of which several match series
             of one study are of series; others are of studies.
-        accession: AccessionNumber of each row.
+        accession: Returns the AccessionNumber of each row.
 
     Raises:
         InvalidInputError: No id matches, a row matches several ids, or an id matches several groups.
     """
     good = catalog["defect"].isna().to_numpy()
-    if table.kind in ("folder", "file"):
-        row_id = _match_paths(scan["file"], table, good)
-    else:
-        if table.kind == "AccessionNumber":
-            if accession is None:
-                raise ValueError("AccessionNumbers were not read")
-            known = accession
-        else:
-            known = scan[ID_COLUMNS[table.kind]]
-        row_id = _match_texts(known, table.ids, good)
+    if table.kind is None:
+        raise ValueError("the kind of the ids is not known")
+    row_id = _row_ids(scan, table, table.kind, good, accession)
     usable = good & (row_id >= 0)
     if not usable.any():
         raise _no_match(scan[good], table, accession)
@@ -97,7 +93,7 @@ def match_groups(
     seen[row_id[row_id >= 0]] = True
     absent = np.flatnonzero(~found & ~seen)
     matched = np.where(usable, row_id, -1)
-    level = table.level or _level_of(catalog, matched)
+    level = table.level or LEVELS[table.kind] or _level_of(catalog, matched)
     group = _groups(catalog, level, matched)
     _check_ids(table, level, matched, group)
     _check_agreement(table, level, matched, group)
@@ -108,6 +104,42 @@ def match_groups(
     return GroupMatch(
         level, matched, group, ids, _several_studies(catalog, table, matched) if level == "patient" else ()
     )
+
+
+def find_kind(
+    scan: pd.DataFrame, ids: npt.NDArray[np.object_], good: npt.NDArray[np.bool_], accession: ReadAccession | None
+) -> IdKind:
+    """Return the kind of which the most `ids` match files; SOPInstanceUID, whose error names examples, if none does."""
+    best: IdKind = "SOPInstanceUID"
+    most = 0
+    for kind in sorted(LEVELS, key=lambda kind: kind == "AccessionNumber"):  # it has to be read from the files
+        if kind == "AccessionNumber" and (accession is None or most):
+            continue
+        table = LabelTable(ids, np.zeros((len(ids), len(LABELS)), np.float32), None, kind)
+        try:
+            row_id = _row_ids(scan, table, kind, good, accession)
+        except InvalidInputError:
+            continue
+        if (count := len(np.unique(row_id[good & (row_id >= 0)]))) > most:
+            best, most = kind, count
+    return best
+
+
+def _row_ids(
+    scan: pd.DataFrame,
+    table: LabelTable,
+    kind: IdKind,
+    good: npt.NDArray[np.bool_],
+    accession: ReadAccession | None,
+) -> Rows:
+    """Return the id of each row, -1 for none."""
+    if kind in ("folder", "file"):
+        return _match_paths(scan["file"], table, good)
+    if kind == "AccessionNumber":
+        if accession is None:
+            raise ValueError("AccessionNumbers were not read")
+        return _match_texts(accession(), table.ids, good)
+    return _match_texts(scan[ID_COLUMNS[kind]], table.ids, good)
 
 
 def _match_texts(known: "pd.Series[str]", ids: npt.NDArray[np.object_], good: npt.NDArray[np.bool_]) -> Rows:
@@ -251,12 +283,15 @@ def _check_agreement(table: LabelTable, level: Level, row_id: Rows, group: Rows)
         )
 
 
-def _no_match(slices: pd.DataFrame, table: LabelTable, accession: "pd.Series[str] | None") -> InvalidInputError:
+def _no_match(slices: pd.DataFrame, table: LabelTable, accession: ReadAccession | None) -> InvalidInputError:
     first = slices.iloc[0]
     if table.kind in ("folder", "file"):
         here = f"the first file is {first['file']!r}"
     else:
-        known = accession.loc[slices.index] if accession is not None else slices[ID_COLUMNS[table.kind]]
+        if table.kind == "AccessionNumber" and accession is not None:
+            known = accession().loc[slices.index]
+        else:
+            known = slices[ID_COLUMNS[table.kind or "SOPInstanceUID"]]
         present = known[known != ""]
         here = f"the first slice has {present.iloc[0]!r}" if len(present) else f"no slice has a {table.kind}"
     return InvalidInputError(

@@ -25,6 +25,9 @@ from ichx.text import EXAMPLES
 
 FORMS: Final = f"`ID,Label` with `ID = <image>_<label>`, or the columns image, {', '.join(LABELS)}"
 
+OTHER_FORMS: Final = "Name other columns with --id-column and --label."
+"""Advice for a file of another form."""
+
 WORDS: Final = {"1": ("true", "yes", "t", "y"), "0": ("false", "no", "f", "n")}
 """Words for a label, in any case."""
 
@@ -59,7 +62,7 @@ def read_labels(path: Path) -> LabelTable:
         problems.append(f"no column {', '.join(missing)}")
     if problems:
         problem = f"{path} has the columns {csv_text.list_columns(table.column_names)}: {'; '.join(problems)}."
-        raise InvalidInputError(problem, f"A label CSV has {FORMS}.")
+        raise InvalidInputError(problem, f"A label CSV has {FORMS}. {OTHER_FORMS}")
     _check_unique(path, table.column_names, names, (image, *LABELS))
     return _read_wide(path, table, names, names.index(image))
 

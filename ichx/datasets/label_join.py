@@ -5,14 +5,14 @@ one slice, and is kept as the label of the group (`study_labels`). Ids of groups
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.group_matching import GroupMatch, match_groups
+from ichx.datasets.group_matching import GroupMatch, ReadAccession, find_kind, match_groups
 from ichx.datasets.id_matching import IdMatch, match_images
 from ichx.datasets.label_table import LabelTable, count_labels, derive_labels
 from ichx.errors import InvalidInputError
@@ -66,11 +66,7 @@ class JoinedLabels:
 
 
 def join_label_tables(
-    catalog: pd.DataFrame,
-    scan: pd.DataFrame,
-    tables: Sequence[LabelTable],
-    *,
-    accession: "pd.Series[str] | None" = None,
+    catalog: pd.DataFrame, scan: pd.DataFrame, tables: Sequence[LabelTable], accession: ReadAccession | None = None
 ) -> JoinedLabels:
     """Return `catalog` with the labels of `tables`.
 
@@ -80,7 +76,7 @@ def join_label_tables(
         catalog: Without labels.
         scan: What the catalog was built from, with the ids of the files; the same rows.
         tables: At least one; they may complement, but not contradict each other.
-        accession: AccessionNumber of each row, for tables with such ids.
+        accession: Returns the AccessionNumber of each row, for tables with such ids.
 
     Raises:
         InvalidInputError: No id of a table matches, an id matches several groups, or tables contradict each other.
@@ -90,8 +86,9 @@ def join_label_tables(
     groups: list[pd.DataFrame] = []
     matches = []
     for table in tables:
-        complete = LabelTable(**{**vars(table), "values": derive_labels(table.values)})
-        if complete.level == "slice" and complete.kind == "SOPInstanceUID":
+        kind = table.kind or find_kind(scan, table.ids, good, accession)
+        complete = replace(table, values=derive_labels(table.values), kind=kind)
+        if complete.kind == "SOPInstanceUID":
             match = match_images(catalog, complete.ids, complete.origin)
             matches.append(TableMatch(table, match))
             found = np.where((match.image >= 0)[:, None], complete.values[match.image], np.nan).astype(np.float32)

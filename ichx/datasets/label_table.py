@@ -49,8 +49,8 @@ class LabelTable:
     """(N, 6) in [0, 1], or NaN where unknown."""
     level: Level | None = "slice"
     """What an id describes; None if the files decide: a folder or file with one series, one study or one slice."""
-    kind: IdKind = "SOPInstanceUID"
-    """What the ids are."""
+    kind: IdKind | None = "SOPInstanceUID"
+    """What the ids are; None if the files decide: the kind of which the most ids match."""
     origin: str = "the labels"
     """Name of the source in messages, e.g. the path of the CSV."""
     duplicates: int = 0

@@ -45,6 +45,36 @@ def study_labels_of(slices: pd.DataFrame) -> npt.NDArray[np.float64] | None:
     return slices[list(STUDY_LABELS)].to_numpy(np.float64) if has_study_labels(slices) else None
 
 
+def group_codes(slices: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Return the number of the labelled group of each slice, `(N,)`; -1 without one."""
+    names = slices[LABEL_GROUP].to_numpy(object)
+    codes = pd.factorize(names)[0].astype(np.int64)
+    return np.where(names == "", -1, codes)
+
+
+def informative(slices: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Return which slices a training can learn from, `(N,)`: those with a known label, or of a labelled group."""
+    known = slices[list(LABELS)].notna().to_numpy().any(axis=1)
+    of_group = study_labels_of(slices)
+    return np.asarray(known if of_group is None else known | ~np.isnan(of_group).all(axis=1))
+
+
+def slice_truth(slices: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Return the labels (N, 6) by which `slices` are scored, NaN where unknown.
+
+    A label that the study or series has is not one of its slices: negative slices of negative studies without the
+    positive ones of positive studies would be no fair sample.
+    """
+    labels = slices[list(LABELS)].to_numpy(np.float64)
+    of_group = study_labels_of(slices)
+    return labels if of_group is None else np.where(np.isnan(of_group), labels, np.nan)
+
+
+def study_truth(slices: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Return the labels (N, 6) whose maximum over a study is the study's label, NaN where unknown."""
+    return possible_labels(slices).astype(np.float64)
+
+
 def possible_labels(slices: pd.DataFrame) -> npt.NDArray[np.float32]:
     """Return the labels (N, 6) with those of the group where a slice's label is unknown: what it may be.
 

@@ -10,7 +10,6 @@ from ichx.ct.assumptions import ASSUMPTIONS
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.defects import DEFECTS
 from ichx.datasets.fold_numbers import TRAIN_ONLY
-from ichx.datasets.folds import fold_prevalences
 from ichx.datasets.series import count_flags
 from ichx.datasets.study_labels import study_labels_of
 from ichx.labels import LABELS
@@ -130,22 +129,15 @@ def defective_rows(catalog: pd.DataFrame, reason: str, count: int = EXAMPLES) ->
 
 def summarize_folds(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int) -> list[dict[str, Any]]:
     """Return the number of slices and patients and the prevalences of each fold, that of `TRAIN_ONLY` last if used."""
-    labels = slices[list(LABELS)].to_numpy(np.float32)
-    shares = list(fold_prevalences(labels, folds, k))
-    numbers = [*range(k)]
-    if (folds == TRAIN_ONLY).any():
-        shares += list(fold_prevalences(labels[folds == TRAIN_ONLY], np.zeros_like(folds[folds == TRAIN_ONLY]), 1))
-        numbers.append(TRAIN_ONLY)
+    numbers = [*range(k), *([TRAIN_ONLY] if (folds == TRAIN_ONLY).any() else [])]
     return [
         {
             "fold": fold,
             "slices": int((folds == fold).sum()),
             "patients": int(slices["patient"][folds == fold].nunique()),
-            "prevalences": {
-                name: None if np.isnan(value) else float(value) for name, value in zip(LABELS, share, strict=True)
-            },
+            "prevalences": prevalences(slices[folds == fold]) or dict.fromkeys(LABELS),
         }
-        for fold, share in zip(numbers, shares, strict=True)
+        for fold in numbers
     ]
 
 

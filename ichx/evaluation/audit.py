@@ -29,12 +29,12 @@ from ichx.evaluation.choices import Tta, views_of
 from ichx.evaluation.feature_tables import read_table
 from ichx.evaluation.member_outputs import current_inputs, inputs_of, read_inputs, trained_inputs
 from ichx.evaluation.members import experiment_pins
-from ichx.evaluation.metric import probabilities, score
+from ichx.evaluation.metric import probabilities
 from ichx.evaluation.oof import fold_problems, leak_problem, read_oof
 from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.evaluation.pseudo_audit import PseudoAudit
+from ichx.evaluation.scored_rows import Truth
 from ichx.files import sha256_file
-from ichx.labels import LABELS
 from ichx.recipe import Recipe, digest
 from ichx.recipe_text import from_toml
 from ichx.store import marks
@@ -380,7 +380,7 @@ def compare_digests(found: str, recorded: Mapping[str, str | None]) -> str:
 
 def _score_problems(prediction: "Prediction", view: Predictions, slices: pd.DataFrame) -> list[str]:
     rows = pd.Index(slices["slice_id"]).get_indexer(pd.Index(view.slice_ids))
-    found = score(slices[list(LABELS)].to_numpy(np.float64)[rows], probabilities(view.logits))
+    found = Truth.of(slices.iloc[rows]).scored(probabilities(view.logits)).score
     return [] if is_close(found, prediction.score) else [f"the score is {found:.9f}, recorded {prediction.score}"]
 
 

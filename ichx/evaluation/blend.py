@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ichx.errors import InvalidInputError
 from ichx.evaluation.logistic import single_blas_thread
-from ichx.evaluation.metric import CLIP, FloatArray
+from ichx.evaluation.metric import CLIP, FloatArray, entry_weights
 from ichx.labels import LABEL_WEIGHTS
 
 GAP = 1e-9
@@ -44,15 +44,22 @@ def truth_probabilities(
 ) -> tuple[FloatArray, FloatArray]:
     """Return `(q, a)`: the clipped probability that members give to the truth, `(entries, K)`, and entry weights.
 
-    `labels` is `(N, L)` in 0..1, each member `(N, L)` probabilities. A soft label counts as both truths, in its shares.
+    `labels` is `(N, L)` in 0..1, or NaN for entries to leave out; each member is `(N, L)` probabilities. A soft label
+    counts as both truths, in its shares.
     """
     y, by_label = np.asarray(labels, dtype=np.float64), np.asarray(label_weights)
     weight = np.broadcast_to(by_label / (by_label.sum() * len(y)), y.shape).ravel()
     flat = y.ravel()
+    known: slice | npt.NDArray[np.bool_] = slice(None)
+    if (unknown := np.isnan(y)).any():
+        known = ~unknown.ravel()
+        shares = by_label * entry_weights(y) * (~unknown).any(axis=0)
+        weight = np.broadcast_to(shares, y.shape).ravel()[known]
+        flat, weight = flat[known], weight / weight.sum()
     negative = flat == 0.0
     p = np.empty((len(members), flat.size))
     for row, member in zip(p, members, strict=True):
-        np.clip(np.asarray(member, dtype=np.float64).ravel(), CLIP, 1.0 - CLIP, out=row)
+        np.clip(np.asarray(member, dtype=np.float64).ravel()[known], CLIP, 1.0 - CLIP, out=row)
     if (negative | (flat == 1.0)).all():
         for row in p:
             np.subtract(1.0, row, out=row, where=negative)

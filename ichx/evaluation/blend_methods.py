@@ -13,7 +13,7 @@ import numpy as np
 from ichx.evaluation import blend
 from ichx.evaluation.calibration import Isotonic, fit_isotonic
 from ichx.evaluation.logistic import fit_logistic, model_logits, varying
-from ichx.evaluation.metric import FloatArray, probabilities
+from ichx.evaluation.metric import FloatArray, entry_weights, probabilities
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import neighbours_mean
 from ichx.labels import LABEL_WEIGHTS, LABELS
@@ -184,7 +184,9 @@ def _convex(
 def _per_label(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> LinearPool:
     solved = [
         blend.solve(labels[:, [k]], [p[:, [k]] for p in members.values()], label_weights=(1.0,))
-        for k in range(len(LABELS))
+        if known
+        else blend.Blend(np.full(len(members), 1.0 / len(members)), 0.0, 0.0)
+        for k, known in enumerate(np.asarray((~np.isnan(labels)).any(axis=0)))
     ]
     weights = np.stack([s.weights for s in solved], axis=1)
     return _linear_pool(members, weights, max(s.certificate for s in solved))
@@ -213,7 +215,7 @@ def _linear_pool(members: Members, weights: FloatArray, certificate: float | Non
 
 def _logit(members: Members, labels: FloatArray, neighbours: SeriesNeighbours, ridge: float) -> LogitPool:
     features = [model_logits(p).ravel() for p in members.values()]
-    weights = np.broadcast_to(_LABEL_WEIGHTS, labels.shape).ravel()
+    weights = np.broadcast_to(_LABEL_WEIGHTS * entry_weights(labels), labels.shape).ravel()
     even = np.full(len(features), 1.0 / len(features))
     fitted = fit_logistic(features, labels.ravel(), weights, towards=even, strength=ridge * len(LABELS), positive=True)
     return _logit_pool(members, fitted)

@@ -16,13 +16,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.evaluation.metric import LABEL_SHARES, FloatArray, row_losses, weighted_row_losses
-from ichx.evaluation.ranking import rank, rank_scores
+from ichx.evaluation.metric import (
+    FloatArray,
+    known_shares,
+    label_losses,
+    row_losses,
+    weighted_row_losses,
+    weighted_score,
+)
+from ichx.evaluation.ranking import Ranking, rank, rank_scores
 from ichx.evaluation.scores import (
     CALIBRATION_BINS,
     LABEL_METRICS,
     SENSITIVITY_METRICS,
     SPECIFICITY_METRICS,
+    UNKNOWN_LABEL,
     Scores,
     absent_class,
     calibration_bin,
@@ -121,12 +129,12 @@ def patient_bootstrap(
     point = scores or slice_scores(y, p)
     sample = _PatientSample(patients, draws, seed)
     drawn = _drawn_scores(y, p, sample, ranked=ranked)
-    shortage = _shortage(sample.count)
     by_label = {}
     for k, name in enumerate(LABELS):
-        values, truth = point.labels[k], positive(y[:, k])
-        rare = shortage or _class_shortage(truth, sample.code, "with")
-        unranked = values.undefined or rare or _class_shortage(~truth, sample.code, "without")
+        values, truth, known = point.labels[k], positive(y[:, k]), ~np.isnan(y[:, k])
+        shortage = _shortage(sample.count if known.all() else len(np.unique(sample.code[known])))
+        rare = values.undefined if not known.any() else shortage or _class_shortage(truth, sample.code, "with")
+        unranked = values.undefined or rare or _class_shortage(~truth & known, sample.code, "without")
         by_label[name] = {
             metric: percentile_interval(
                 getattr(values, metric),
@@ -136,15 +144,37 @@ def patient_bootstrap(
             for metric in LABEL_METRICS
             if metric in drawn
         }
-    overall = percentile_interval(point.log_loss, LABEL_SHARES @ drawn["log_loss"], shortage)
+    overall = percentile_interval(
+        None if np.isnan(point.log_loss) else point.log_loss,
+        _weighted(drawn["log_loss"]),
+        UNKNOWN_LABEL if np.isnan(point.log_loss) else _shortage(sample.count_with(_any_known(y))),
+    )
     return Bootstrap(sample.count, draws, LEVEL, point, overall, by_label)
+
+
+def _any_known(labels: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which rows of `labels` (N, 6) have a known label, `(N,)`."""
+    return np.asarray((~np.isnan(labels)).any(axis=1))
+
+
+def _weighted(drawn: FloatArray) -> FloatArray:
+    """Return the weighted mean of the labels' losses `(6, draws)`, of the labels that have any."""
+    known = np.asarray(~np.isnan(drawn).all(axis=1))
+    return known_shares(known) @ np.where(known[:, None], drawn, 0.0)
 
 
 def loss_interval(
     labels: npt.ArrayLike, probabilities: npt.ArrayLike, patients: npt.ArrayLike, *, draws: int = DRAWS
 ) -> Interval:
     """Return the interval of the weighted log loss only, equal to that of `patient_bootstrap`."""
-    return mean_interval(weighted_row_losses(*checked(labels, probabilities)), patients, draws=draws)
+    y, p = checked(labels, probabilities)
+    if not np.isnan(y).any():
+        return mean_interval(weighted_row_losses(y, p), patients, draws=draws)
+    sample, losses = _PatientSample(patients, draws), row_losses(y, p)
+    value = weighted_score(label_losses(y, p))
+    known = _any_known(y)
+    reason = _shortage(sample.count_with(known)) if known.any() else UNKNOWN_LABEL
+    return percentile_interval(value if known.any() else None, _weighted(sample.drawn_means(losses)), reason)
 
 
 def label_intervals(
@@ -264,17 +294,23 @@ def paired_difference(
     q = checked(labels, second)[1]
     sample = _PatientSample(patients, draws)
     difference = row_losses(y, p) - row_losses(y, q)
-    weighted = difference @ LABEL_SHARES
-    drawn, shortage = sample.drawn_means(np.column_stack([weighted, difference])), _shortage(sample.count)
+    weighted = weighted_row_losses(y, p) - weighted_row_losses(y, q)
+    known = ~np.isnan(y)
+    drawn, shortage = sample.drawn_means(difference), _shortage(sample.count_with(_any_known(y)))
+    means = np.where(known.any(axis=0), np.nansum(difference, axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
+    overall = UNKNOWN_LABEL if not known.any() else shortage
     return ScoreDifference(
-        **vars(percentile_interval(float(weighted.mean()), drawn[0], shortage)),
+        **vars(percentile_interval(float(weighted.mean()) if known.any() else None, _weighted(drawn), overall)),
         patients=sample.count,
         draws=draws,
         labels={
             name: percentile_interval(
-                float(difference[:, k].mean()),
-                drawn[1 + k],
-                shortage or _class_shortage(positive(y[:, k]), sample.code, "with"),
+                None if np.isnan(means[k]) else float(means[k]),
+                drawn[k],
+                UNKNOWN_LABEL
+                if np.isnan(means[k])
+                else _shortage(sample.count_with(known[:, k]))
+                or _class_shortage(positive(y[:, k]), sample.code, "with"),
             )
             for k, name in enumerate(LABELS)
         },
@@ -308,6 +344,10 @@ class _PatientSample:
     def weights(self) -> Iterator[FloatArray]:
         return draw_weights(self.count, self._draws, self._seed)
 
+    def count_with(self, rows: npt.NDArray[np.bool_]) -> int:
+        """Return the number of patients with any of `rows` (N,)."""
+        return self.count if rows.all() else len(np.unique(self.code[rows]))
+
     def rows(self) -> npt.NDArray[np.int64]:
         """Return the number of rows of each patient, `(count,)`."""
         return np.bincount(self.code, minlength=self.count)
@@ -317,27 +357,39 @@ class _PatientSample:
         return np.stack([np.bincount(self.code, weights=column, minlength=self.count) for column in values.T])
 
     def drawn_means(self, values: FloatArray) -> FloatArray:
-        """Return the means of the columns of `values` (N, C) over the rows of each draw, `(C, draws)`."""
-        sums, rows = self.sums(values), self.rows()
-        return np.concatenate([sums @ weights / (rows @ weights) for weights in self.weights()], axis=1)
+        """Return the means of the columns of `values` (N, C) over the rows of each draw, `(C, draws)`.
+
+        NaN does not count; a draw without any other value has the mean NaN.
+        """
+        known = ~np.isnan(values)
+        if known.all():
+            sums, rows = self.sums(values), self.rows()
+            return np.concatenate([sums @ weights / (rows @ weights) for weights in self.weights()], axis=1)
+        sums, counts = self.sums(np.nan_to_num(values)), self.sums(known.astype(np.float64))
+        with np.errstate(invalid="ignore"):
+            return np.concatenate([sums @ weights / (counts @ weights) for weights in self.weights()], axis=1)
 
 
 def _drawn_scores(y: FloatArray, p: FloatArray, sample: _PatientSample, *, ranked: bool) -> dict[str, FloatArray]:
     """Return each metric's values, `(6, draws)`."""
     labels = len(LABELS)
-    rows = sample.rows().astype(np.float64)
-    sums = sample.sums(np.column_stack([row_losses(y, p), (p - y) ** 2]))
+    known = ~np.isnan(y)
+    complete = bool(known.all())
+    rows = sample.rows().astype(np.float64)[None] if complete else sample.sums(known.astype(np.float64))
+    sums = sample.sums(np.nan_to_num(np.column_stack([row_losses(y, p), (p - y) ** 2])))
     gaps = np.zeros((labels * CALIBRATION_BINS, sample.count))
     for k in range(labels):
-        place = (k * CALIBRATION_BINS + calibration_bin(p[:, k])) * sample.count + sample.code
-        gaps += np.bincount(place, weights=p[:, k] - y[:, k], minlength=gaps.size).reshape(gaps.shape)
-    rankings = [rank(positive(y[:, k]), p[:, k], sample.code, sample.count) for k in range(labels)] if ranked else []
+        at = known[:, k]
+        place = (k * CALIBRATION_BINS + calibration_bin(p[at, k])) * sample.count + sample.code[at]
+        gaps += np.bincount(place, weights=p[at, k] - y[at, k], minlength=gaps.size).reshape(gaps.shape)
+    rankings = [_known_rank(y[:, k], p[:, k], sample) for k in range(labels)] if ranked else []
     parts: dict[str, list[FloatArray]] = {}
     with ThreadPoolExecutor(labels) as threads:
         for weights in sample.weights():
             total = rows @ weights
-            means = sums @ weights / total
-            distance = np.abs(gaps @ weights).reshape(labels, CALIBRATION_BINS, -1).sum(axis=1) / total
+            with np.errstate(invalid="ignore"):
+                means = sums @ weights / (total if complete else np.concatenate([total, total]))
+                distance = np.abs(gaps @ weights).reshape(labels, CALIBRATION_BINS, -1).sum(axis=1) / total
             chunk = {"log_loss": means[:labels], "brier": means[labels:], "calibration_error": distance}
             if ranked:
                 ranks = list(threads.map(rank_scores, rankings, repeat(weights)))
@@ -352,9 +404,17 @@ def _drawn_scores(y: FloatArray, p: FloatArray, sample: _PatientSample, *, ranke
     return {metric: np.concatenate(values, axis=1) for metric, values in parts.items()}
 
 
+def _known_rank(y: FloatArray, p: FloatArray, sample: _PatientSample) -> Ranking:
+    """Return the ranking of the rows where the label is known; y and p are `(N,)`."""
+    known = ~np.isnan(y)
+    if known.all():
+        return rank(positive(y), p, sample.code, sample.count)
+    return rank(positive(y[known]), p[known], sample.code[known], sample.count)
+
+
 def _auc_differences(y: FloatArray, p: FloatArray, q: FloatArray, sample: _PatientSample) -> dict[str, Interval]:
     labels = len(LABELS)
-    rankings = [rank(positive(y[:, k]), x[:, k], sample.code, sample.count) for x in (p, q) for k in range(labels)]
+    rankings = [_known_rank(y[:, k], x[:, k], sample) for x in (p, q) for k in range(labels)]
     with ThreadPoolExecutor(labels) as threads:
 
         def differences(weights: FloatArray) -> FloatArray:
@@ -365,10 +425,11 @@ def _auc_differences(y: FloatArray, p: FloatArray, q: FloatArray, sample: _Patie
         drawn = np.concatenate([differences(weights) for weights in sample.weights()], axis=1)
     intervals = {}
     for k, name in enumerate(LABELS):
+        known = ~np.isnan(y[:, k])
         truth = positive(y[:, k])
-        absent = absent_class(int(truth.sum()), len(truth))
-        undefined = absent or _shortage(sample.count) or _class_shortage(truth, sample.code, "with")
-        undefined = undefined or _class_shortage(~truth, sample.code, "without")
+        absent = absent_class(int(truth.sum()), int(known.sum()))
+        undefined = absent or _shortage(sample.count_with(known)) or _class_shortage(truth, sample.code, "with")
+        undefined = undefined or _class_shortage(~truth & known, sample.code, "without")
         intervals[name] = percentile_interval(None if absent else float(value[k]), drawn[k], undefined)
     return intervals
 

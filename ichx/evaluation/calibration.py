@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from ichx.evaluation.logistic import fit_logistic, model_logits, varying
-from ichx.evaluation.metric import CLIP, FloatArray, probabilities
+from ichx.evaluation.metric import CLIP, FloatArray, entry_weights, probabilities
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
 
@@ -92,7 +92,7 @@ def fit_temperature(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbo
     if not varied.any():
         return Temperatures(np.ones(1))
     y = labels[:, varied]
-    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS)[varied], y.shape).ravel()
+    weights = np.broadcast_to(entry_weights(y) * np.asarray(LABEL_WEIGHTS)[varied], y.shape).ravel()
     return Temperatures(1.0 / _slope(model_logits(p[:, varied]).ravel(), y.ravel(), weights))
 
 
@@ -108,7 +108,9 @@ def fit_isotonic(p: FloatArray, labels: FloatArray, neighbours: SeriesNeighbours
     One observation with the label's prevalence is added at either end: few slices must not yield certainty. A label
     that does not vary gets the identity.
     """
-    columns = zip(p.T, labels.T, varying(labels), strict=True)
+    columns = (
+        (x[~np.isnan(y)], y[~np.isnan(y)], varied) for x, y, varied in zip(p.T, labels.T, varying(labels), strict=True)
+    )
     maps = [_monotone(x, y) if varied else (np.array([0.0, 1.0]), np.array([0.0, 1.0])) for x, y, varied in columns]
     return Isotonic(tuple(before for before, _ in maps), tuple(after for _, after in maps))
 
@@ -173,9 +175,9 @@ def _losses(p: FloatArray, labels: FloatArray) -> FloatArray:
 
     All entries below a bound become equal to it, so sums over the entries between bounds suffice.
     """
-    below = p < BOUNDS[-1]
+    below = (p < BOUNDS[-1]) & ~np.isnan(labels)
     y, entries = labels[below], np.maximum(p[below], CLIP)
-    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS), p.shape)[below]
+    weights = np.broadcast_to(np.asarray(LABEL_WEIGHTS) * entry_weights(labels), p.shape)[below]
     place = np.searchsorted(BOUNDS, entries, "right")  # the first bound that changes the entry
     unclipped = -(y * np.log(entries) + (1.0 - y) * np.log1p(-entries))
     loss, positive, negative = (np.bincount(place, weights * v, len(BOUNDS)) for v in (unclipped, y, 1.0 - y))

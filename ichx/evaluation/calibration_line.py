@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 
 from ichx.evaluation.bootstrap import MIN_IN_CLASS, MIN_PATIENTS, Interval
 from ichx.evaluation.metric import CLIP, FloatArray
-from ichx.evaluation.scores import positive
+from ichx.evaluation.scores import UNKNOWN_LABEL, positive
 from ichx.labels import LABELS
 from ichx.text import format_count
 
@@ -55,6 +55,9 @@ def calibration_line(
         Intervals without a value if a class is absent or one value of the probability separates the classes; without
         bounds from few patients.
     """
+    if not len(truth):
+        unknown = Interval(None, None, None, None, UNKNOWN_LABEL)
+        return CalibrationLine(unknown, unknown, unknown, observed=float("nan"), predicted=float("nan"))
     y = truth.astype(np.float64)
     x = logit(np.clip(probabilities, CLIP, 1 - CLIP))
     codes, names = pd.factorize(np.asarray(patients))
@@ -74,10 +77,13 @@ def calibration_line(
 def calibration_lines(
     labels: FloatArray, probabilities: FloatArray, patients: npt.ArrayLike
 ) -> dict[str, CalibrationLine]:
-    """Return the line of each label; labels and probabilities are `(N, 6)`."""
-    return {
-        name: calibration_line(positive(labels[:, k]), probabilities[:, k], patients) for k, name in enumerate(LABELS)
-    }
+    """Return the line of each label, of the rows where it is known; labels and probabilities are `(N, 6)`."""
+    owners = np.asarray(patients)
+    lines = {}
+    for k, name in enumerate(LABELS):
+        known = ~np.isnan(labels[:, k])
+        lines[name] = calibration_line(positive(labels[known, k]), probabilities[known, k], owners[known])
+    return lines
 
 
 def line_coefficients(

@@ -16,8 +16,9 @@ from ichx.evaluation.bootstrap import ScoreDifference, paired_difference
 from ichx.evaluation.choices import Tta
 from ichx.evaluation.delong import DeLong, compare_areas
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
-from ichx.evaluation.metric import FloatArray, label_losses, row_losses, score, weighted_row_losses
+from ichx.evaluation.metric import FloatArray, label_losses, row_losses, single_losses
 from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.scored_rows import ScoredRows
 from ichx.evaluation.scores import pool_studies, positive
 from ichx.evaluation.series_neighbours import IntArray
 from ichx.labels import LABELS
@@ -128,18 +129,28 @@ def compare_scores(
         notes.append(f"Trained on {places}; the compared slices are in both, and in the same folds.")
     elif first.fold_digest != second.fold_digest:
         notes.append("The folds differ: each slice is out of fold for both, but they trained on different patients.")
+    truth = one.truth.take(rows)
+    before, after = truth.scored(p), truth.scored(q)
+    if truth.unit == "study":
+        notes.append("Only studies are labelled: scores are of studies, by the largest probability of their slices.")
     return ScoreComparison(
         tta=tta,
         slices=len(rows),
-        first=score(labels, p),
-        second=score(labels, q),
-        difference=paired_difference(labels, p, q, one.patients[rows], ranked=True),
+        first=before.score,
+        second=after.score,
+        difference=paired_difference(
+            before.labels, before.probabilities, after.probabilities, one.patients[rows][before.row], ranked=True
+        ),
         disagreements=_disagreements(one.slice_ids[rows], labels, (p, q), shown, label),
         notes=tuple(notes),
-        first_labels=dict(zip(LABELS, label_losses(labels, p).tolist(), strict=True)),
-        second_labels=dict(zip(LABELS, label_losses(labels, q).tolist(), strict=True)),
-        study_auc=_study_areas(labels, p, q, one.studies[rows]),
+        first_labels=_losses_by_label(before),
+        second_labels=_losses_by_label(after),
+        study_auc=_study_areas(one.labels_to_pool[rows], p, q, one.studies[rows]),
     )
+
+
+def _losses_by_label(scored: ScoredRows) -> dict[str, float]:
+    return dict(zip(LABELS, label_losses(scored.labels, scored.probabilities).tolist(), strict=True))
 
 
 def _common_datasets(project: "Project", first: Experiment | Ensemble, second: Experiment | Ensemble) -> set[str]:
@@ -218,10 +229,12 @@ def _study_areas(
     labels: FloatArray, p: FloatArray, q: FloatArray, studies: npt.NDArray[np.object_]
 ) -> dict[str, DeLong | None]:
     first, second = (pool_studies(labels, one, studies) for one in (p, q))
-    return {
-        name: compare_areas(positive(first.labels[:, k]), first.probabilities[:, k], second.probabilities[:, k])
-        for k, name in enumerate(LABELS)
-    }
+    areas = {}
+    for k, name in enumerate(LABELS):
+        known = ~np.isnan(first.labels[:, k])
+        of_label = (first.probabilities[known, k], second.probabilities[known, k])
+        areas[name] = compare_areas(positive(first.labels[known, k]), *of_label)
+    return areas
 
 
 def common_rows(one: OofTable, two: OofTable) -> tuple[IntArray, IntArray]:
@@ -239,7 +252,8 @@ def _disagreements(
     label: str | None,
 ) -> tuple[Disagreement, ...]:
     def losses(p: FloatArray) -> FloatArray:
-        return weighted_row_losses(labels, p) if label is None else row_losses(labels, p)[:, LABELS.index(label)]
+        found = single_losses(labels, p) if label is None else row_losses(labels, p)[:, LABELS.index(label)]
+        return np.nan_to_num(found)  # nobody is wrong about a slice whose label is unknown
 
     first, second = map(losses, predicted)
     largest = np.argsort(-np.abs(first - second), kind="stable")[:shown]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ichx.datasets.dataset import load_version
-from ichx.errors import ChangedDataError, InvalidInputError
+from ichx.errors import ChangedDataError, InvalidInputError, UnsupportedError
 from ichx.evaluation import blend
 from ichx.evaluation.blend_methods import LinearPool, LogitPool
 from ichx.evaluation.blend_record import BlendChoice, BlendRecord, LabelLoss
@@ -24,7 +24,7 @@ from ichx.evaluation.ensemble_file import EnsembleModel, write_model
 from ichx.evaluation.ensemble_submissions import BlendedMembers, submitted_test_sets, write_predicted
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.members import complete_members, requested_members
-from ichx.evaluation.metric import FloatArray, label_losses, score
+from ichx.evaluation.metric import FloatArray, label_losses, prevalences_of, score
 from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend, Progress
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.predictions import OOF_FILE, Predictions, write_predictions
@@ -111,6 +111,11 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     if tables[0].left_out:
         notes.append(f"Without {format_count(tables[0].left_out, 'slice')} that could not be decoded.")
 
+    if np.isnan(tables[0].labels).all():
+        raise UnsupportedError(
+            f"No slice of {version.dataset} has a label of its own, only studies have: blends are fitted to slices.",
+            "Blend experiments on a dataset with labels of slices. `ichx scores NUMBER` has the scores of studies.",
+        )
     data = blend_data(project.workspace, version, experiments, tables)
     top = None if request.members else request.top
     pipeline = BlendPipeline(data, BlendOptions(request.method, top, request.smooth, request.calibrate))
@@ -121,7 +126,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
     number = project.store.reserve_ensemble()
     folder = project.workspace.ensemble_dir(number)
     members = BlendedMembers(
-        fitted, dict(enumerate(experiments)), selected.folds, request.tta, request.average, data.labels.mean(axis=0)
+        fitted, dict(enumerate(experiments)), selected.folds, request.tta, request.average, prevalences_of(data.labels)
     )
     submissions = []
     for test in tests:
@@ -177,7 +182,7 @@ def make_ensemble(project: "Project", request: EnsembleRequest, progress: Progre
             for k, e in enumerate(experiments)
         ),
         fitted=fitted,
-        prevalence=data.labels.mean(axis=0),
+        prevalence=prevalences_of(data.labels),
         oof_digest=write_predictions(folder / OOF_FILE, Predictions(tables[0].slice_ids, oof)),
         record=record,
         average=request.average,

@@ -10,7 +10,7 @@ from ichx.errors import ChangedDataError
 from ichx.evaluation.choices import check_tta
 from ichx.evaluation.ensemble import BLEND_FILE
 from ichx.evaluation.ensemble_file import read_model
-from ichx.evaluation.metric import probabilities, score
+from ichx.evaluation.metric import probabilities
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.predictions import OOF_FILE, read_predictions
 from ichx.text import parse_json
@@ -48,7 +48,7 @@ def read_ensemble_oof(project: "Project", ensemble: "Ensemble") -> EnsembleOof:
         raise _changed(ensemble, f"its members predict {len(row)} slices, not its {len(saved.slice_ids)}")
     blended = probabilities(saved.logits[row])
     recorded = ensemble.score if ensemble.nested_score is None else ensemble.nested_score
-    current = score(first.labels, blended)
+    current = first.truth.scored(blended).score
     if not np.isclose(current, recorded, rtol=0, atol=SCORE_TOLERANCE):
         raise _changed(ensemble, f"its predictions score {current:.5f}, the store has {recorded:.5f}")
     return EnsembleOof(replace(first, probabilities=blended), ensemble.nested_score is not None)

@@ -48,7 +48,7 @@ def label_rows(predicted: Predicted, label: str, unit: Unit = "slice", pooling: 
     labels, p = predicted.labels, predicted.probabilities
     patients, studies = (predicted.slices[name].to_numpy(object) for name in ("patient", "study"))
     if unit == "study":
-        pooled = pool_studies(labels, p, studies, pooling, predicted.study_probabilities)
+        pooled = pool_studies(predicted.labels_to_pool, p, studies, pooling, predicted.study_probabilities)
         labels, p, patients, studies = pooled.labels, pooled.probabilities, patients[pooled.row], studies[pooled.row]
     known = ~np.isnan(labels[:, k])
     return LabelRows(positive(labels[known, k]), p[known, k], patients[known], studies[known])

@@ -60,8 +60,16 @@ def _blas() -> ThreadpoolController:
 
 
 def varying(labels: FloatArray) -> npt.NDArray[np.bool_]:
-    """Return which columns of `labels` (N, 6) vary, `(6,)`: from a constant label only certainty can be learned."""
-    return np.asarray((labels != labels[:1]).any(axis=0))
+    """Return which columns of `labels` (N, 6) vary, `(6,)`: from a constant label only certainty can be learned.
+
+    NaN is an unknown label."""
+    if not np.isnan(labels).any():
+        return np.asarray((labels != labels[:1]).any(axis=0))
+    known = (
+        np.where(np.isnan(labels), np.inf, labels).min(axis=0),
+        np.where(np.isnan(labels), -np.inf, labels).max(axis=0),
+    )
+    return np.asarray(known[0] < known[1])
 
 
 def fit_logistic(
@@ -77,7 +85,7 @@ def fit_logistic(
 
     Args:
         features: P features, each `(N,)`.
-        labels: `(N,)` in 0..1.
+        labels: `(N,)` in 0..1; rows where it is NaN are left out.
         weights: Weights of the rows, `(N,)`; equal if None.
         towards: Coefficients that the ridge pulls towards, `(P,)`.
         strength: Strength of the ridge, in rows, for all coefficients or for each, `(P,)`.
@@ -90,6 +98,8 @@ def fit_logistic(
         InvalidInputError: The solver does not converge.
     """
     a = np.ones(len(labels)) if weights is None else weights
+    if (unknown := np.isnan(labels)).any():
+        features, labels, a = [f[~unknown] for f in features], labels[~unknown], a[~unknown]
     centre = np.asarray(towards, np.float64)
     ridge = np.broadcast_to(np.asarray(strength, np.float64), centre.shape)
 

@@ -196,7 +196,7 @@ def describe_difference(project: "Project", one: "Experiment", other: "Experimen
     a, b = tables
     if only := len(a.index.symmetric_difference(b.index)):
         return f"{format_count(only, 'slice')} {'is' if only == 1 else 'are'} only in one of their datasets"
-    different = a.to_numpy() != b.to_numpy()
+    different = (a.to_numpy() != b.to_numpy()) & ~(a.isna() & b.isna()).to_numpy()
     counts = {
         "different labels": int(different[:, :-1].any(axis=1).sum()),
         f"a different fold ({one.fold_set}, {other.fold_set})": int(different[:, -1].sum()),

@@ -21,10 +21,10 @@ from ichx.evaluation.bootstrap import mean_error
 from ichx.evaluation.calibration import Consistent, fit_bounds, fit_isotonic, fit_temperature, fit_temperatures
 from ichx.evaluation.choices import Method
 from ichx.evaluation.logistic import single_blas_thread
-from ichx.evaluation.metric import FloatArray, row_losses, score, weighted_row_losses
+from ichx.evaluation.metric import FloatArray, score, weighted_row_losses
 from ichx.evaluation.series_neighbours import IntArray, SeriesNeighbours
 from ichx.evaluation.smoothing import Kernels, fit_kernels
-from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.labels import LABELS
 from ichx.text import format_count
 
 DRAWS = 200
@@ -285,7 +285,7 @@ class BlendPipeline:
     @cached_property
     def _part_losses(self) -> FloatArray:
         """The candidates' summed losses in each part, `(K, parts)`."""
-        losses = [row_losses(self.data.labels, p) @ np.asarray(LABEL_WEIGHTS) for p in self.data.members]
+        losses = [weighted_row_losses(self.data.labels, p) for p in self.data.members]
         return np.stack([np.bincount(self._part, loss) for loss in losses])
 
     def _rows(self, parts: frozenset[int]) -> IntArray:
@@ -393,4 +393,6 @@ def _check(data: BlendData) -> None:
         problems += [f"Member {number} has {format_count(outside, 'value')} outside 0..1."] if outside else []
     if not data.members or not len(data.labels):
         problems.append("There is nothing to blend.")
+    elif np.isnan(data.labels).all():
+        problems.append("No slice has a known label, so no weights can be fitted.")
     raise_problems(problems, "Pass each member's probabilities of the same slices.")

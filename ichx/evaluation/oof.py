@@ -5,7 +5,7 @@ fold trained on other slices of the patients that it predicts.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +16,12 @@ from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.folds import find_leaks
 from ichx.datasets.mixture import PART, mixture_parts
 from ichx.datasets.patient_subset import subset_folds
+from ichx.datasets.study_labels import has_study_labels, slice_truth, study_truth
 from ichx.errors import ChangedDataError, NotReadyError
 from ichx.evaluation.choices import Average, Tta, check_average, check_tta, views_of
-from ichx.evaluation.metric import FloatArray, probabilities, score
+from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.evaluation.predictions import Predictions, read_predictions
+from ichx.evaluation.scored_rows import ScoredRows, Truth
 from ichx.labels import LABELS
 from ichx.text import format_count, format_examples
 
@@ -49,26 +51,52 @@ class OofTable:
     """The catalog's study ids, `(N,)`."""
     study_probabilities: FloatArray | None = None
     """`(N, 6)`: of each slice's study, as a sequence experiment predicts them; None for other experiments."""
+    study_labels: FloatArray | None = None
+    """`(N, 6)` labels to pool into those of studies, see `study_truth`; None if they are `labels`."""
+
     parts: npt.NDArray[np.object_] | None = None
     """`(N,)`: the part of each slice of a mixture; None for other datasets."""
 
     @property
+    def truth(self) -> Truth:
+        """What the scores are computed from."""
+        return Truth(self.labels, self.labels if self.study_labels is None else self.study_labels, self.studies)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "OofTable":
+        """Return the table of some of its slices."""
+        names = ("slice_ids", "folds", "labels", "probabilities", "patients", "studies")
+        optional = ("study_probabilities", "study_labels", "parts")
+        chosen = {name: getattr(self, name)[rows] for name in names}
+        chosen |= {name: getattr(self, name)[rows] for name in optional if getattr(self, name) is not None}
+        return replace(self, **chosen)
+
+    @property
+    def labels_to_pool(self) -> FloatArray:
+        """The labels `(N, 6)` whose maximum over a study is the study's label."""
+        return self.truth.to_pool
+
+    def scored(self, fold: int | None = None) -> ScoredRows:
+        """Return what the score is of: the slices, or studies by their largest probability; of one fold if not None."""
+        if fold is None:
+            return self.truth.scored(self.probabilities)
+        rows = np.flatnonzero(self.folds == fold)
+        found = self.truth.take(rows).scored(self.probabilities[rows])
+        return replace(found, row=rows[found.row])
+
+    @property
     def score(self) -> float:
-        """The pooled weighted log loss over all slices."""
-        return score(self.labels, self.probabilities)
+        """The pooled weighted log loss over all slices, or over all studies; see `Truth.unit`."""
+        return self.scored().score
 
     @property
     def fold_scores(self) -> dict[int, float]:
         """The score of each fold."""
-        return {
-            int(k): score(self.labels[self.folds == k], self.probabilities[self.folds == k])
-            for k in np.unique(self.folds)
-        }
+        return {int(k): self.scored(int(k)).score for k in np.unique(self.folds)}
 
     @property
     def spread(self) -> float | None:
         """The standard deviation of the folds' scores; None for a single fold."""
-        scores = list(self.fold_scores.values())
+        scores = [value for value in self.fold_scores.values() if not np.isnan(value)]
         return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
@@ -134,12 +162,13 @@ def read_oof(
     return OofTable(
         slice_ids=ids[have],
         folds=assigned[have],
-        labels=slices[list(LABELS)].to_numpy(dtype=np.float64)[have],
+        labels=slice_truth(slices)[have],
         probabilities=predicted[have],
         left_out=int((np.isin(assigned, folds) & ~have).sum()),
         patients=patients[have],
         studies=studies[have],
         study_probabilities=of_studies[have] if np.isfinite(of_studies[have]).all() and have.any() else None,
+        study_labels=study_truth(slices)[have] if has_study_labels(slices) else None,
         parts=slices[PART].to_numpy(object)[have] if mixture_parts(version) else None,
     )
 

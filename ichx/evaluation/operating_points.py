@@ -106,9 +106,15 @@ def choose_threshold(
     """
     check_request(request)
     table = subject_oof(project, subject, request.tta, request.average)
+    labels = table.labels_to_pool if request.unit == "study" else table.labels
     truth, p, patients = of_unit(
-        request, table.labels, table.probabilities, table.patients, table.studies, table.study_probabilities
+        request, labels, table.probabilities, table.patients, table.studies, table.study_probabilities
     )
+    if not len(truth):
+        raise NotReadyError(
+            f"No {request.unit} of {subject} has a known label {request.label}: no threshold can be chosen.",
+            "Choose another label, or a threshold of studies, `--per study`, if only studies are labelled.",
+        )
     if truth.all() or not truth.any():
         raise NotReadyError(
             f"All {len(truth):,} {_units(request)} of {subject} are {'with' if truth.all() else 'without'} "
@@ -189,10 +195,12 @@ def apply_thresholds(
     patients, studies = (predicted.slices[name].to_numpy(object) for name in ("patient", "study"))
     found = []
     for one in stored:
+        labels = predicted.labels_to_pool if one.request.unit == "study" else predicted.labels
         truth, p, owners = of_unit(
-            one.request, predicted.labels, predicted.probabilities, patients, studies, predicted.study_probabilities
+            one.request, labels, predicted.probabilities, patients, studies, predicted.study_probabilities
         )
-        found.append(AppliedThreshold(one, call_scores(truth, p, owners, one.threshold, prevalence=prevalence)))
+        if len(truth):  # otherwise the label is unknown
+            found.append(AppliedThreshold(one, call_scores(truth, p, owners, one.threshold, prevalence=prevalence)))
     return found
 
 
@@ -214,11 +222,11 @@ def of_unit(
     studies: npt.NDArray[np.object_],
     learnt: FloatArray | None = None,
 ) -> tuple[npt.NDArray[np.bool_], FloatArray, npt.NDArray[np.object_]]:
-    """Return truth, probability and patient of each slice or study of the request, `(N,)` each.
+    """Return truth, probability and patient of each slice or study of the request with a known label, `(N,)` each.
 
     Args:
         request: Names label, unit and pooling.
-        labels: Of slices, `(N, 6)`.
+        labels: Of slices, `(N, 6)`; for studies, those to pool (see `Truth.to_pool`).
         probabilities: Of slices, `(N, 6)`.
         patients: Of slices, `(N,)`.
         studies: Of slices, `(N,)`.
@@ -228,7 +236,8 @@ def of_unit(
     if request.unit == "study":
         pooled = pool_studies(labels, probabilities, studies, request.pooling, learnt)
         labels, probabilities, patients = pooled.labels, pooled.probabilities, patients[pooled.row]
-    return positive(labels[:, k]), probabilities[:, k], patients
+    known = ~np.isnan(labels[:, k])
+    return positive(labels[known, k]), probabilities[known, k], patients[known]
 
 
 def check_request(request: ThresholdRequest) -> None:

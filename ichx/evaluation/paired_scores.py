@@ -69,7 +69,8 @@ def paired_scores(first: Predicted, second: Predicted, pooling: Pooling = "max",
     """Return the differences of two predictions of the same slices, in the same order."""
     patients, studies = (first.slices[name].to_numpy(object) for name in ("patient", "study"))
     one, two = (
-        pool_studies(of.labels, of.probabilities, studies, pooling, of.study_probabilities) for of in (first, second)
+        pool_studies(of.labels_to_pool, of.probabilities, studies, pooling, of.study_probabilities)
+        for of in (first, second)
     )
     return PairedScores(
         rows=len(patients),

@@ -72,9 +72,7 @@ def scorecard(
     """
     experiment = project.store.experiment(number)
     table = read_oof(project, experiment, tta, average=average)
-    slices, studies = both_scores(
-        table.labels, table.probabilities, table.patients, table.studies, pooling, table.study_probabilities
-    )
+    slices, studies = oof_scores(table, pooling)
     return Scorecard(
         experiment=number,
         name=experiment.name,
@@ -89,37 +87,34 @@ def scorecard(
     )
 
 
+def oof_scores(table: OofTable, pooling: Pooling) -> tuple[Bootstrap, Bootstrap]:
+    """Return the scores with intervals of the slices of `table`, and of the studies that they are pooled into."""
+    args = (table.labels_to_pool, table.probabilities, table.studies, pooling, table.study_probabilities)
+    return both_scores(table.labels, table.patients, args)
+
+
 def part_scores(table: OofTable, pooling: Pooling = "max") -> dict[str, PartScores]:
     """Return the scores of each part of a mixture that has predictions, sorted by name; empty for other datasets."""
     if table.parts is None:
         return {}
     found = {}
     for name in sorted(set(table.parts.tolist())):
-        rows = table.parts == name
-        learnt = None if table.study_probabilities is None else table.study_probabilities[rows]
-        columns = (table.labels[rows], table.probabilities[rows], table.patients[rows], table.studies[rows])
-        found[name] = PartScores(*both_scores(*columns, pooling, learnt))
+        found[name] = PartScores(*oof_scores(table.take(np.flatnonzero(table.parts == name)), pooling))
     return found
 
 
 def both_scores(
     labels: FloatArray,
-    probabilities: FloatArray,
     patients: npt.NDArray[np.object_],
-    studies: npt.NDArray[np.object_],
-    pooling: Pooling,
-    learnt: FloatArray | None = None,
+    of_studies: tuple[FloatArray, FloatArray, npt.NDArray[np.object_], Pooling, FloatArray | None],
 ) -> tuple[Bootstrap, Bootstrap]:
-    """Return the scores with intervals of slices, `(N, 6)` each, and of the studies that they are pooled into.
+    """Return the scores with intervals of slices with `labels` (N, 6), and of the studies that they are pooled into.
 
-    `learnt` (N, 6) are predicted probabilities of each slice's study, for the pooling of that name.
+    `of_studies` are the arguments of `pool_studies`.
     """
-    pooled = pool_studies(labels, probabilities, studies, pooling, learnt)
-    return patient_bootstrap(labels, probabilities, patients), patient_bootstrap(
-        pooled.labels,
-        pooled.probabilities,
-        patients[pooled.row],
-        scores=study_scores(labels, probabilities, studies, pooling, learnt),
+    pooled = pool_studies(*of_studies)
+    return patient_bootstrap(labels, of_studies[1], patients), patient_bootstrap(
+        pooled.labels, pooled.probabilities, patients[pooled.row], scores=study_scores(*of_studies)
     )
 
 
@@ -129,15 +124,20 @@ def fold_scorecard(project: "Project", number: int, tta: Tta = "none") -> dict[i
 
 
 def table_scorecard(table: OofTable) -> dict[int | None, Bootstrap]:
-    """Return the scores of slices with their intervals: of all finished folds under None, then of each fold.
+    """Return the scores with their intervals: of all finished folds under None, then of each fold.
+
+    They are of slices, or of studies where no label of a slice is known.
 
     The folds have no AUC and other scores of rankings, whose intervals take most of the time.
     """
-    found: dict[int | None, Bootstrap] = {None: patient_bootstrap(table.labels, table.probabilities, table.patients)}
+    scored = table.scored()
+    found: dict[int | None, Bootstrap] = {
+        None: patient_bootstrap(scored.labels, scored.probabilities, table.patients[scored.row])
+    }
     for fold in table.fold_scores:
-        rows = table.folds == fold
-        columns = (table.labels[rows], table.probabilities[rows], table.patients[rows])
-        found[fold] = patient_bootstrap(*columns, ranked=False)
+        scored = table.scored(fold)
+        owners = table.patients[scored.row]
+        found[fold] = patient_bootstrap(scored.labels, scored.probabilities, owners, ranked=False)
     return found
 
 
@@ -158,5 +158,6 @@ def update_scores(project: "Project", number: int) -> None:
 
 def _pooled_score(project: "Project", experiment: "Experiment", tta: Tta) -> ScoreDraft:
     oof = read_oof(project, experiment, tta)
-    interval = loss_interval(oof.labels, oof.probabilities, oof.patients)
+    scored = oof.scored()
+    interval = loss_interval(scored.labels, scored.probabilities, oof.patients[scored.row])
     return ScoreDraft(score=oof.score, spread=oof.spread, low=interval.low, high=interval.high)

@@ -13,15 +13,18 @@ import pandas as pd
 
 from ichx.errors import InvalidInputError, UnsupportedError
 from ichx.evaluation.choices import Pooling, check_pooling
-from ichx.evaluation.metric import CLIP, FloatArray, label_losses
+from ichx.evaluation.metric import CLIP, FloatArray, label_losses, weighted_score
 from ichx.evaluation.ranking import SENSITIVITIES, SPECIFICITIES, rank, rank_scores
-from ichx.labels import LABEL_WEIGHTS, LABELS
+from ichx.labels import LABELS
 
 CALIBRATION_BINS: Final = 10
 """Bins of equal width of the calibration error: [0, 0.1), [0.1, 0.2), ..., [0.9, 1]."""
 
 SENSITIVITY_METRICS: Final = tuple(f"sensitivity_{round(100 * s)}" for s in SPECIFICITIES)
 SPECIFICITY_METRICS: Final = tuple(f"specificity_{round(100 * s)}" for s in SENSITIVITIES)
+UNKNOWN_LABEL: Final = "the label is not known for any row"
+"""Why a label has no scores."""
+
 LABEL_METRICS: Final = (
     *("log_loss", "auc", "average_precision", "brier", "calibration_error"),
     *SENSITIVITY_METRICS,
@@ -32,17 +35,20 @@ LABEL_METRICS: Final = (
 
 @dataclass(frozen=True)
 class LabelScores:
-    """One label's scores. Those of its ranking are None if one class is absent."""
+    """One label's scores, of the rows where it is known.
+
+    Those of its ranking are None if one class is absent, all of them if the label is not known for any row.
+    """
 
     label: str
     count: int
-    """Number of rows."""
+    """Number of rows where the label is known."""
     positives: int
-    log_loss: float
+    log_loss: float | None
     auc: float | None
     average_precision: float | None
-    brier: float
-    calibration_error: float
+    brier: float | None
+    calibration_error: float | None
     sensitivity_80: float | None
     """At a specificity of 0.80."""
     sensitivity_90: float | None
@@ -51,7 +57,7 @@ class LabelScores:
     """At a sensitivity of 0.90."""
     specificity_95: float | None
     undefined: str | None
-    """Which class is absent."""
+    """Which class is absent, or that the label is unknown."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Scores:
     count: int
     """Number of slices or studies."""
     log_loss: float
-    """Weighted over the labels."""
+    """Weighted over the labels that are known for any row; NaN if none is."""
     labels: tuple[LabelScores, ...]
     """In the order of `LABELS`."""
 
@@ -102,7 +108,7 @@ def slice_scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> Scores:
     """Return the scores of slices: `(N, 6)` probabilities and labels in 0..1.
 
     Raises:
-        InvalidInputError: There are no rows, or a value is not within 0..1.
+        InvalidInputError: There are no rows, or a value is not within 0..1. Labels may be NaN: unknown.
     """
     return _scores(labels, probabilities, None)
 
@@ -140,16 +146,24 @@ def pool_studies(
 ) -> Studies:
     """Return the studies of the slices, in the order of their first slices; arguments as in `study_scores`.
 
-    A study's label is the maximum over its slices. Its probability is the largest of its slices' with `max`, or
-    1 - prod(1 - p) with `noisy_or`, which takes slices as independent; neighbouring slices are not. With `learnt` it is
-    the largest of `learnt`, which is equal for all slices of a series.
+    A study's label is the maximum over its slices; unknown if one of them is, unless another one is positive. Where the
+    study is labelled itself, pass its label for each of its slices.
+
+    Its probability is the largest of its slices' with `max`, or 1 - prod(1 - p) with `noisy_or`, which takes slices as
+    independent; neighbouring slices are not. With `learnt` it is the largest of `learnt`, which is equal for all slices
+    of a series.
     """
     check_pooling(pooling)
     y, p = checked(labels, probabilities)
     code, names = pd.factorize(np.asarray(studies))
     row = np.unique(code, return_index=True)[1]
     truth, predicted = np.zeros((len(names), len(LABELS))), np.zeros((len(names), len(LABELS)))
-    np.maximum.at(truth, code, y)
+    unknown = np.isnan(y)
+    np.maximum.at(truth, code, np.nan_to_num(y) if unknown.any() else y)
+    if unknown.any():
+        missing = np.zeros(truth.shape, bool)
+        np.logical_or.at(missing, code, unknown)
+        truth[missing & (truth <= 0.5)] = np.nan
     if pooling == "learnt":
         if learnt is None:
             raise UnsupportedError(
@@ -167,8 +181,10 @@ def pool_studies(
 
 
 def calibration(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> Calibration:
-    """Return the reliability diagram of `(N,)` probabilities and `(N,)` labels in 0..1."""
+    """Return the reliability diagram of `(N,)` probabilities and `(N,)` labels in 0..1, or NaN where unknown."""
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    if (unknown := np.isnan(y)).any():
+        y, p = y[~unknown], p[~unknown]
     bins = calibration_bin(p)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     filled = counts > 0
@@ -189,14 +205,19 @@ def positive(labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 
 def absent_class(positives: int, count: int) -> str | None:
-    """Return which class is absent among `count` rows, or None if both occur."""
+    """Return which class is absent among `count` rows where the label is known, or None if both occur."""
+    if count == 0:
+        return UNKNOWN_LABEL
     if positives == 0:
         return "the label never occurs"
     return "the label always occurs" if positives == count else None
 
 
 def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Return both as `(N, 6)` float64; raise `InvalidInputError` unless N > 0 and all values are within 0..1."""
+    """Return both as `(N, 6)` float64; raise `InvalidInputError` unless N > 0 and all values are within 0..1.
+
+    Labels may be NaN: unknown.
+    """
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
     if y.shape != p.shape or y.ndim != 2 or y.shape[1] != len(LABELS):
         raise InvalidInputError(
@@ -205,10 +226,14 @@ def checked(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[FloatA
     if not len(y):
         raise InvalidInputError("There is no slice to score.", "Pass at least one.")
     for what, values in (("labels", y), ("probabilities", p)):
-        bad = int((~((values >= 0) & (values <= 1))).sum())
+        valid = (values >= 0) & (values <= 1)
+        if values is y:
+            valid |= np.isnan(values)
+        bad = int((~valid).sum())
         if bad:
+            nan = "NaN or " if values is p else ""
             raise InvalidInputError(
-                f"{bad:,} {what} are NaN or outside 0..1.", "Correct the labels or predict from scratch."
+                f"{bad:,} {what} are {nan}outside 0..1.", "Correct the labels or predict from scratch."
             )
     return y, p
 
@@ -220,12 +245,17 @@ def _scores(labels: npt.ArrayLike, probabilities: npt.ArrayLike, pooling: Poolin
         unit="slice" if pooling is None else "study",
         pooling=pooling,
         count=len(y),
-        log_loss=float(np.average(losses, weights=LABEL_WEIGHTS)),
+        log_loss=weighted_score(losses),
         labels=tuple(_label_scores(name, y[:, k], p[:, k], float(losses[k])) for k, name in enumerate(LABELS)),
     )
 
 
 def _label_scores(name: str, y: FloatArray, p: FloatArray, loss: float) -> LabelScores:
+    known = ~np.isnan(y)
+    if not known.all():
+        y, p = y[known], p[known]
+    if not len(y):
+        return LabelScores(name, 0, 0, **dict.fromkeys(LABEL_METRICS), undefined=UNKNOWN_LABEL)
     truth = positive(y)
     positives = int(truth.sum())
     undefined = absent_class(positives, len(y))

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import load_version
+from ichx.datasets.study_labels import has_study_labels, study_truth
 from ichx.datasets.subgroups import UNKNOWN, group_names, reported_fields
 from ichx.errors import InvalidInputError
-from ichx.evaluation.bootstrap import DRAWS, Interval, label_intervals, mean_interval
+from ichx.evaluation.bootstrap import DRAWS, Interval, label_intervals, loss_interval
 from ichx.evaluation.choices import Average, Pooling, Tta
-from ichx.evaluation.metric import FloatArray, weighted_row_losses
+from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scores import checked, pool_studies, positive
 from ichx.labels import LABELS
@@ -43,6 +44,11 @@ class Predicted:
     """`(N, 6)`"""
     study_probabilities: FloatArray | None = None
     """`(N, 6)`: predicted probabilities of each slice's study, for the pooling `learnt`."""
+
+    @property
+    def labels_to_pool(self) -> FloatArray:
+        """The labels `(N, 6)` whose maximum over a study is the study's label."""
+        return study_truth(self.slices) if has_study_labels(self.slices) else self.labels
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,8 @@ def subgroup_scores(
     for field, of_slices in names.items():
         if (count := len(pd.unique(of_slices))) > MAX_GROUPS:
             raise InvalidInputError(f"The field {field!r} has {count:,} values.", f"Use one with at most {MAX_GROUPS}.")
-    y, p = checked(predicted.labels, predicted.probabilities)
+    labels = predicted.labels_to_pool if unit == "study" else predicted.labels
+    y, p = checked(labels, predicted.probabilities)
     patients = predicted.slices["patient"].to_numpy(object)
     if unit == "study":
         studies = predicted.slices["study"].to_numpy(object)
@@ -179,16 +186,13 @@ def subgroup_scores(
         y, p, patients = pooled.labels, pooled.probabilities, patients[pooled.row]
         names = {field: found[pooled.row] for field, found in names.items()}
     k = LABELS.index(label)
-    losses, truth, codes = weighted_row_losses(y, p), positive(y[:, k]), pd.factorize(patients)[0]
+    codes = pd.factorize(patients)[0]
     return [
         SubgroupScores(
             field,
             label,
             unit,
-            tuple(
-                _score(name, rows, losses=losses, truth=truth, predicted=p[:, k], patients=codes, draws=draws)
-                for name, rows in _groups(found)
-            ),
+            tuple(_score(name, y[rows], p[rows], codes[rows], label=k, draws=draws) for name, rows in _groups(found)),
         )
         for field, found in names.items()
     ]
@@ -203,23 +207,18 @@ def _groups(names: npt.NDArray[np.object_]) -> list[tuple[str, npt.NDArray[np.in
 
 
 def _score(
-    name: str,
-    rows: npt.NDArray[np.int64],
-    *,
-    losses: FloatArray,
-    truth: npt.NDArray[np.bool_],
-    predicted: FloatArray,
-    patients: npt.NDArray[np.int64],
-    draws: int,
+    name: str, y: FloatArray, p: FloatArray, patients: npt.NDArray[np.int64], *, label: int, draws: int
 ) -> Subgroup:
-    owners = patients[rows]
-    ranked = label_intervals(truth[rows], predicted[rows], owners, draws=draws)
+    """Return the scores of the rows of a group; y and p are `(N, 6)`."""
+    known = ~np.isnan(y[:, label])
+    truth = positive(y[known, label])
+    ranked = label_intervals(truth, p[known, label], patients[known], draws=draws)
     return Subgroup(
         name=name,
-        rows=len(rows),
-        patients=len(np.unique(owners)),
-        positives=int(truth[rows].sum()),
-        log_loss=mean_interval(losses[rows], owners, draws=draws),
+        rows=len(y),
+        patients=len(np.unique(patients)),
+        positives=int(truth.sum()),
+        log_loss=loss_interval(y, p, patients, draws=draws),
         auc=ranked["auc"],
         average_precision=ranked["average_precision"],
     )

@@ -34,13 +34,14 @@ def operating_points(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> tuple[O
     For a least specificity (sensitivity) the threshold has the highest sensitivity (specificity) that is possible.
 
     Args:
-        labels: `(N,)` in 0..1; those above 1/2 are positive.
+        labels: `(N,)` in 0..1; those above 1/2 are positive. NaN is unknown.
         predicted: `(N,)` probabilities.
 
     Returns:
         The operating points; none if `labels` lacks one of the classes.
     """
-    truth, p = positive(labels), np.asarray(predicted, dtype=np.float64)
+    known = ~np.isnan(np.asarray(labels, np.float64))
+    truth, p = positive(labels)[known], np.asarray(predicted, dtype=np.float64)[known]
     if truth.all() or not truth.any():
         return ()
     order = np.argsort(-p, kind="stable")

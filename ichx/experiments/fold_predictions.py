@@ -8,7 +8,7 @@ from torch import nn
 
 from ichx.evaluation.choices import views_of
 from ichx.evaluation.feature_files import FeatureWriter, features_file
-from ichx.evaluation.metric import probabilities, score
+from ichx.evaluation.metric import probabilities
 from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.experiment_files import FoldFiles
 from ichx.experiments.fold_status import missing_features, missing_tests
@@ -89,7 +89,7 @@ class FoldPredictions:
             of_views = predictor.logits_of_views(network, feed, rows, tasks)
         for view, path, found in zip(views, paths, of_views, strict=True):
             logits, of_studies = feed.slice_logits(rows, found), feed.study_logits_of_slices(rows, found)
-            value = score(self.feed.labels(rows), probabilities(logits)) if role == "oof" else None
+            value = self.feed.truth(rows).scored(probabilities(logits)).score if role == "oof" else None
             if view == "identity" and value is not None:
                 plain = value
             if not predictor.control.group.leads:

@@ -146,7 +146,7 @@ def check_rows(prepared: PreparedFolds, fold: int, *, trained: bool) -> None:
             raise NotReadyError(
                 f"Fold {fold} has {len(rows)} readable slices for {purpose}.", "Add more data or use fewer folds."
             )
-    sampled = [stage.name for stage in prepared.recipe.stage if stage.sampling not in ("all", "studies")]
+    sampled = [stage.name for stage in prepared.recipe.stage if stage.sampling not in ("all", "studies", "grouped")]
     positive = prepared.data.slices[ANY].to_numpy()[prepared.training_rows(fold)] > 0.5
     if sampled and not trained and not positive.any():
         settings = " ".join(f"--set stage.{name}.sampling=all" for name in sampled)

@@ -19,10 +19,11 @@ from ichx.cache.mixture_masks import ensure_dataset_masks
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
 from ichx.datasets.fold_labels import FoldLabels, read_fold_labels
-from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
+from ichx.datasets.study_labels import informative
 from ichx.errors import NotReadyError
-from ichx.labels import LABELS
+from ichx.evaluation.scored_rows import Truth
+from ichx.experiments.label_checks import check_folds_for_labels, check_recipe_for_labels
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.training.control import Control
@@ -138,13 +139,11 @@ class PreparedExperiment:
         return {"fits": pins(self.experiment)}
 
     def training_rows(self, fold: int) -> Rows:
-        """Return the decodable slices of the other folds, and of those that train in every fold.
+        """Return the decodable slices with labels of the other folds, and of those that train in every fold.
 
         A slice of the latter without a pseudo-label in this fold is left out.
         """
-        used = (self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid
-        if self.fold_labels is not None:
-            used &= (self.folds != TRAIN_ONLY) | self.slices_of(fold)[list(LABELS)].notna().any(axis=1).to_numpy()
+        used = (self.folds != fold) & (self.folds != EXCLUDED) & self.cache.valid & informative(self.slices_of(fold))
         return np.flatnonzero(used)
 
     def validation_rows(self, fold: int) -> Rows:
@@ -216,6 +215,11 @@ def prepare_experiment(
     # Whatever can be refused is refused before the cache, which may take hours.
     plugin = project.registry.get(experiment.plugin)
     data, folds = training_data(project, experiment, recipe)
+    check_recipe_for_labels(recipe, version)
+    if "label_counts" in version.summary:
+        check_folds_for_labels(data.slices, folds, fold_set.k, version.dataset)
+        if Truth.of(data.slices).unit == "study":
+            callbacks.note("only studies are labelled: scores are those of studies, the largest of their slices")
     cache = find_cache(workspace.cache_dir, version.dataset, data.slices, recipe_spec(recipe))
     if cache is None:
         check()

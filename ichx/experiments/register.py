@@ -15,6 +15,7 @@ from ichx.errors import (
     StorageError,
     check_name,
 )
+from ichx.experiments.label_checks import check_recipe_for_labels
 from ichx.files import read_text
 from ichx.plugins.backbones import check_backbone
 from ichx.plugins.reference import REFERENCE
@@ -223,6 +224,7 @@ def draft(
 ) -> ExperimentDraft:
     """Return the draft of an experiment with `recipe`, pinned to `version` and its `folds` (by default the first)."""
     fold_set = version.fold_set(folds)
+    check_recipe_for_labels(recipe, version)
     size, window_kind = image_facts(recipe)
     return ExperimentDraft(
         name=check_name("name", name) if name else f"{recipe.plugin}-{size}-{window_kind}",

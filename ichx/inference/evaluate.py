@@ -16,8 +16,9 @@ from ichx.evaluation.bootstrap import Bootstrap
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
 from ichx.evaluation.choices import Average, Pooling, check_pooling
 from ichx.evaluation.evaluation_count import record_evaluation, rows_digest
-from ichx.evaluation.metric import FloatArray, score
+from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.scorecard import both_scores
+from ichx.evaluation.scored_rows import Truth
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.subgroup_scores import Predicted
@@ -84,6 +85,11 @@ class EvaluatedSlices:
     """`(N, 6)`: of each slice's study, as a sequence experiment predicts them; None for others."""
     uncalibrated: FloatArray | None = None
     """`(N, 6)`: probabilities before a recalibration; None without one."""
+
+    @property
+    def labels_to_pool(self) -> FloatArray:
+        """The labels `(N, 6)` whose maximum over a study is the study's label."""
+        return self.predicted.labels_to_pool
 
     @property
     def slices(self) -> pd.DataFrame:
@@ -169,13 +175,20 @@ def evaluate_slices_with(
     members = _predict_members(project, model, dataset, callbacks, overlap)
     data, rows, folds = members.data, members.rows, members.folds
     neighbours = SeriesNeighbours.of(rows)
-    labels = rows[list(LABELS)].to_numpy(np.float64)
+    truth = Truth.of(rows)
+    labels = truth.labels
+    if not truth.known:
+        raise NotReadyError(
+            f"No label of {dataset} is known for the slices that can be decoded.",
+            f"`ichx data show {dataset}` lists what is known.",
+        )
     uncalibrated = model.mean(folds, neighbours)
     mean = model.recalibrated(uncalibrated)
     study_of = rows["study"].to_numpy(object)
     learnt = _learnt(model, members.predicted)
-    slices, studies = both_scores(labels, mean, rows["patient"].to_numpy(object), study_of, pooling, learnt)
-    pooled = pool_studies(labels, mean, study_of, pooling, learnt)
+    of_studies = (truth.to_pool, mean, study_of, pooling, learnt)
+    slices, studies = both_scores(labels, rows["patient"].to_numpy(object), of_studies)
+    pooled = pool_studies(*of_studies)
     of_folds = {fold: model.recalibrated(model.of_fold(folds, neighbours, fold)) for fold in model.folds}
     evaluation = Evaluation(
         experiment=model.shown.experiment.number,
@@ -184,7 +197,7 @@ def evaluate_slices_with(
         dataset_version=data.version.number,
         tta=model.options.tta,
         marks=(*model.marks, *([OVERLAP_MARK] if overlap == "mark" and members.shared.any() else [])),
-        folds={fold: score(labels, p) for fold, p in of_folds.items()},
+        folds={fold: truth.scored(p).score for fold, p in of_folds.items()},
         slices=slices,
         studies=studies,
         left_out=members.left_out,
@@ -203,9 +216,9 @@ def evaluate_slices_with(
         project,
         EvaluationDraft(
             "evaluate",
-            rows_digest(rows["slice_id"], labels),
+            rows_digest(rows["slice_id"], truth.to_pool),
             rows_digest(rows["slice_id"], mean),
-            slices.scores.log_loss,
+            (slices if truth.unit == "slice" else studies).scores.log_loss,
             dataset=dataset,
             version=data.version.number,
             experiment=evaluation.experiment if model.ensemble is None else None,
@@ -224,7 +237,7 @@ def predict_labelled(project: "Project", model: ReadyModel, dataset: str, callba
     members = _predict_members(project, model, dataset, callbacks)
     rows = members.rows
     mean, learnt = model.mean(members.folds, SeriesNeighbours.of(rows)), _learnt(model, members.predicted)
-    labels = rows[list(LABELS)].to_numpy(np.float64)
+    labels = Truth.of(rows).labels
     return EvaluatedSlices(members.data, model.shown, members.numbers, labels, mean, learnt)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from ichx.datasets.catalog import hash_ids
 from ichx.errors import ChangedDataError
 from ichx.evaluation.choices import Pooling
-from ichx.evaluation.metric import FloatArray, weighted_row_losses
+from ichx.evaluation.metric import FloatArray, single_losses
 from ichx.evaluation.scores import pool_studies
 from ichx.inference.evaluate import EvaluatedSlices
 from ichx.inference.file_catalog import HASHED, scan_files
@@ -66,7 +66,7 @@ def case_tables(found: EvaluatedSlices, ids: pd.DataFrame, pooling: Pooling) -> 
     slices.insert(0, "slice_id", found.slices["slice_id"].to_numpy(object))
     slices["order"] = found.slices["order"].to_numpy()
     study = found.slices["study"]
-    pooled = pool_studies(found.labels, found.probabilities, study, pooling, found.study_probabilities)
+    pooled = pool_studies(found.labels_to_pool, found.probabilities, study, pooling, found.study_probabilities)
     studies = slices.loc[pooled.row, ["patient", "study"]].reset_index(drop=True)
     studies["slices"] = np.bincount(pd.factorize(study)[0])
     return {
@@ -81,7 +81,7 @@ def write_cases(path: Path, tables: dict[str, pd.DataFrame]) -> list[Path]:
 
 
 def _with_scores(rows: pd.DataFrame, labels: FloatArray, predicted: FloatArray) -> pd.DataFrame:
-    rows["loss"] = weighted_row_losses(labels, predicted)
+    rows["loss"] = single_losses(labels, predicted)
     rows[[f"true_{name}" for name in LABELS]] = labels
     rows[list(LABELS)] = predicted
     return rows.sort_values("loss", ascending=False, kind="stable", ignore_index=True)

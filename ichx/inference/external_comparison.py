@@ -76,10 +76,12 @@ def compare_with_readers(
         return []
     called, of = {}, slices.called
     studies, patients = (of.slices[name].to_numpy(object) for name in ("study", "patient"))
-    rows = pool_studies(of.labels, of.probabilities, studies).row
+    rows = pool_studies(of.labels_to_pool, of.probabilities, studies).row
     for one in thresholds:
         if one.request.unit == "study":
-            pooled = pool_studies(of.labels, of.probabilities, studies, one.request.pooling, of.study_probabilities)
+            pooled = pool_studies(
+                of.labels_to_pool, of.probabilities, studies, one.request.pooling, of.study_probabilities
+            )
             p = pooled.probabilities[:, LABELS.index(one.request.label)]
             called[one.request.label] = (one.threshold, p >= one.threshold)
     return compare_readers(read, studies[rows], patients[rows], called)

@@ -23,9 +23,10 @@ from ichx.errors import ChangedDataError, CorruptFileError, UnsupportedError
 from ichx.evaluation.choices import Average, views_of
 from ichx.evaluation.feature_files import FeatureWriter, read_features
 from ichx.evaluation.logistic import logits
-from ichx.evaluation.metric import FloatArray, probabilities, score
+from ichx.evaluation.metric import FloatArray, probabilities
 from ichx.evaluation.oof import mean_over_views
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
+from ichx.evaluation.scored_rows import Truth
 from ichx.experiments.member_features import TableOptions
 from ichx.experiments.prepare import open_cache
 from ichx.experiments.prepared_series import prepare_series, sequence_data
@@ -301,7 +302,7 @@ def _predict_missing(
             f"No slice of {version.dataset} can be decoded.", f"See `ichx data check {version.dataset}`."
         )
     ids = data.slices["slice_id"].to_numpy(object)[rows]
-    labels = data.slices[list(LABELS)].to_numpy(np.float64)[rows]
+    truth = Truth.of(data.slices.iloc[rows])
     files = project.workspace.experiment_files(number)
     with open_networks(trained, options, callbacks.note) as network:
         feed = SliceFeed(cache, data.slices, trained.recipe, network.workers)
@@ -330,7 +331,7 @@ def _predict_missing(
                         path=path.relative_to(project.workspace.root).as_posix(),
                         slices=len(rows),
                         digest=write_predictions(path, Predictions(ids, logits, network.hardware.precision)),
-                        score=None if version.label_digest is None else score(labels, probabilities(logits)),
+                        score=truth.scored(probabilities(logits)).score if truth.known else None,
                     )
                 )
             project.store.add_predictions(drafts)
@@ -356,7 +357,7 @@ def _predict_missing_series(
     for member in trained.members:
         predict_dataset_by_fold(project, member, data, replace(options, tta="all"), callbacks)
     ids = data.slices["slice_id"].to_numpy(object)
-    labels = data.slices[list(LABELS)].to_numpy(np.float64)
+    truth = Truth.of(data.slices)
     with open_heads(trained, options, callbacks.note) as heads:
         for done, fold in enumerate(todo):
             callbacks.phase(f"the heads predict {version.dataset}", done, len(todo))
@@ -375,7 +376,7 @@ def _predict_missing_series(
                 digest=write_predictions(
                     path, Predictions(ids[found.rows], found.logits, precision, found.study_logits)
                 ),
-                score=None if version.label_digest is None else score(labels[found.rows], probabilities(found.logits)),
+                score=truth.take(found.rows).scored(probabilities(found.logits)).score if truth.known else None,
             )
             project.store.add_predictions([draft])
 

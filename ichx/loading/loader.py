@@ -54,6 +54,8 @@ class Batch:
     """(N, H, W) uint8: 0 or 1 + index in `ichx.labels.SUBTYPES`; UNKNOWN_MASK everywhere if no mask was drawn."""
     negative_share: float = 1.0
     """Share of the slices without hemorrhage that its sampling keeps, if the loss accounts for that."""
+    known_share: float | None = None
+    """Share of the weights of the labels that are known, in the complete batch of all processes; None if all are."""
 
 
 @dataclass(frozen=True)

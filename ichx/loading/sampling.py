@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ichx.labels import ANY, LABELS
+from ichx.labels import ANY, LABEL_GROUP, LABELS
 from ichx.recipe import StageRecipe
 from ichx.recipe_rules import PRIOR_SAMPLINGS
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 Int64Array = npt.NDArray[np.int64]
 
-(NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN, SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN, PARTS) = range(
-    11
-)
+NEGATIVES, ORDER, AUGMENTATION, WINDOWS, MIXING, PLUGIN = range(6)
+SERIES, COMPONENTS, STUDIES, SUBTYPES_DRAWN, PARTS, GROUPS = range(6, 12)
 """Purpose of a draw: the first number of its address, so that no two purposes share an address."""
 
 
@@ -59,15 +58,19 @@ class Population:
     labels: npt.NDArray[np.float64]
     """`(n, 6)`, NaN where unknown."""
     studies: npt.NDArray[np.int64] | None = None
-    """Code of the study of each row, `(n,)`; only for the sampling `studies`."""
+    """Code of the study of each row, `(n,)`; only for the samplings `studies` and `grouped`. It is that of the
+    series where series are labelled."""
     shares: npt.NDArray[np.float64] | None = None
     """Share of the rows like this one that an epoch has, `(n,)` in (0, 1]; None: all. See `thinned`."""
 
     @classmethod
     def of(cls, slices: "pd.DataFrame", stages: Sequence[StageRecipe]) -> "Population":
         """Return what `stages` need to know of `slices`, rows of a dataset."""
-        by_study = any(stage.sampling == "studies" for stage in stages)
-        studies = slices["study"].factorize()[0].astype(np.int64) if by_study else None
+        by_study = any(stage.sampling in ("studies", "grouped") for stage in stages)
+        names = slices["study"]
+        if LABEL_GROUP in slices:
+            names = names.where(slices[LABEL_GROUP] == "", slices[LABEL_GROUP])
+        studies = names.factorize()[0].astype(np.int64) if by_study else None
         shares = slices["share"].to_numpy(np.float64) if "share" in slices else None
         return cls(slices[list(LABELS)].to_numpy(np.float64), studies, shares)
 
@@ -86,11 +89,14 @@ def sampled_rows(population: Population, rows: Int64Array, stage: StageRecipe, a
         rows: Candidates, in any order.
         stage: `sampling` `studies` draws `per_study` candidates of each study, or all that it has. `labels` draws as
             many rows as `redrawn`: half of them negative for `any`, a tenth positive for each subtype, with replacement
-            if a subtype has fewer. Subtypes without a candidate leave their share to the others. For all other
-            samplings see `epoch_rows`.
+            if a subtype has fewer. Subtypes without a candidate leave their share to the others. `grouped` draws
+            `per_study` candidates of each study, spread over its slices, which stay next to each other; slices of a
+            study with fewer are repeated. For all other samplings see `epoch_rows`.
         address: The epoch.
     """
     candidates = np.sort(np.asarray(rows, np.int64))
+    if stage.sampling == "grouped":
+        return _grouped(population, candidates, stage.per_study, address)
     if stage.sampling == "studies":
         chosen = _of_each_study(population, candidates, stage.per_study, generator(STUDIES, *address))
     elif stage.sampling == "labels":
@@ -137,6 +143,22 @@ def _of_each_study(population: Population, candidates: Int64Array, count: int, r
     starts = np.flatnonzero(np.r_[True, np.diff(studies[order]) != 0])
     places = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
     return np.sort(candidates[order[places < count]])
+
+
+def _grouped(population: Population, candidates: Int64Array, count: int, address: EpochAddress) -> Int64Array:
+    """Return `count` of the candidates of each study, in order and spread evenly; studies are in random order."""
+    if population.studies is None:
+        raise ValueError("the sampling grouped needs the study of each row")
+    studies = population.studies[candidates]
+    order = np.argsort(studies, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(studies[order]) != 0]) if len(order) else np.empty(0, np.int64)
+    sizes = np.diff(np.r_[starts, len(order)])
+    rng = generator(GROUPS, *address)
+    places = (np.arange(count) + rng.random((len(starts), count))) * sizes[:, None] / count
+    rows: Int64Array = candidates[order[starts[:, None] + np.minimum(places.astype(np.int64), sizes[:, None] - 1)]]
+    rows = rows[np.isin(rows[:, 0], thinned(rows[:, 0], population.shares, address))]  # all of a study or nothing
+    shuffled: Int64Array = rows[generator(ORDER, *address).permutation(len(rows))].reshape(-1)
+    return shuffled
 
 
 def _of_each_label(population: Population, candidates: Int64Array, address: EpochAddress) -> Int64Array:

@@ -11,8 +11,13 @@ from ichx.inference.trained import Trained
 
 def weights_digest(model: ReadyModel) -> str:
     """Return the SHA-256 of all weights that predict, in the order of members and folds. Raises `StorageError`."""
+    return digest_of(model.members.values())
+
+
+def digest_of(members: Iterable[Trained]) -> str:
+    """Return `weights_digest` of the members of a model."""
     digest = hashlib.sha256()
-    for trained in model.members.values():
+    for trained in members:
         for path in weight_files(trained):
             digest.update(bytes.fromhex(sha256_file(path)))
     return digest.hexdigest()
@@ -23,11 +28,3 @@ def weight_files(trained: Trained) -> Iterator[Path]:
     for member in trained.members:
         yield from weight_files(member)
     yield from trained.weights.values()
-
-
-def all_experiments(members: Iterable[Trained]) -> list[int]:
-    """Return the numbers of `members` and of what they read, sorted."""
-    found: set[int] = set()
-    for trained in members:
-        found |= {trained.experiment.number, *all_experiments(trained.members)}
-    return sorted(found)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx.datasets.dataset import LoadedDataset, load_version
+from ichx.datasets.study_labels import has_study_labels
 from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.oof import OofTable, read_oof
@@ -128,7 +129,8 @@ def external_subject(
         patients=rows["patient"].to_numpy(object),
         studies=rows["study"].to_numpy(object),
     )
-    table = replace(table, study_probabilities=found.study_probabilities)
+    to_pool = found.labels_to_pool if has_study_labels(rows) else None
+    table = replace(table, study_probabilities=found.study_probabilities, study_labels=to_pool)
     return PublishedPredictions(
         subject=subject,
         name=model.name,

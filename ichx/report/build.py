@@ -101,7 +101,7 @@ def write_report(
         experiment=data.experiment.number if data.experiment else None,
         ensemble=data.ensemble.number if data.ensemble else None,
         path=path,
-        score=data.results.bootstrap.scores.log_loss if data.results else None,
+        score=data.results.headline.scores.log_loss if data.results else None,
         marks=_marks(data) if data.results else (),
         notes=(*(data.gallery.notes if data.gallery else ()), *(data.tuning.notes if data.tuning is not None else ())),
     )
@@ -118,7 +118,7 @@ def render(data: ReportData) -> str:
         ensemble=data.ensemble,
         with_views=with_views(data.experiment.views) if data.experiment else "",
         results=results,
-        scores=results.bootstrap.scores if results else None,
+        scores=results.headline.scores if results else None,
         gallery=gallery,
         largest_weight=max((1.0, *(member.weight for member in data.members))),
         marks=_marks(data),

@@ -14,7 +14,7 @@ from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.metric import constant_score, label_losses
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.reliability import ReliabilityCurve, reliability_curves
-from ichx.evaluation.scorecard import both_scores
+from ichx.evaluation.scorecard import oof_scores
 from ichx.evaluation.scores import Calibration, calibration, pool_studies
 from ichx.evaluation.subgroup_scores import Predicted, ReportedGroup, predicted_of, reported_subgroups
 from ichx.labels import LABELS
@@ -78,6 +78,11 @@ class OofResults:
     """Decision curves of studies, of labels with both classes."""
     subgroups: Mapping[str, Sequence[ReportedGroup]] = field(default_factory=dict)
     """Groups by field of headers."""
+
+    @property
+    def headline(self) -> Bootstrap:
+        """The scores of slices, or of studies if no label of a slice is known."""
+        return self.bootstrap if any(label.count for label in self.bootstrap.scores.labels) else self.studies
 
 
 @dataclass(frozen=True)
@@ -221,19 +226,20 @@ def oof_results(oof: OofTable, mean: OofTable | None = None) -> OofResults:
     folds = []
     for fold, score in oof.fold_scores.items():
         rows = oof.folds == fold
-        losses = tuple(map(float, label_losses(oof.labels[rows], oof.probabilities[rows])))
+        scored = oof.scored(fold)
+        losses = tuple(map(float, label_losses(scored.labels, scored.probabilities)))
         folds.append(FoldScore(str(fold), int(rows.sum()), score, mean_scores.get(fold), losses))
     columns = {name: (oof.labels[:, k], oof.probabilities[:, k]) for k, name in enumerate(LABELS)}
     predicted = Predicted(pd.DataFrame({"patient": oof.patients, "study": oof.studies}), oof.labels, oof.probabilities)
-    slices, studies = both_scores(oof.labels, oof.probabilities, oof.patients, oof.studies, "max")
-    pooled = pool_studies(oof.labels, oof.probabilities, oof.studies, "max")
+    slices, studies = oof_scores(oof, "max")
+    pooled = pool_studies(oof.labels_to_pool, oof.probabilities, oof.studies, "max")
     return OofResults(
         bootstrap=slices,
         studies=studies,
         spread=oof.spread,
         score_tta=mean.score if mean else None,
         spread_tta=mean.spread if mean else None,
-        prevalence_score=constant_score(oof.labels, oof.labels),
+        prevalence_score=constant_score(oof.scored().labels, oof.scored().labels),
         undecodable=oof.left_out,
         folds=tuple(folds),
         curves=curves_by_label(oof.labels, oof.probabilities),

@@ -40,7 +40,7 @@ def label_curves(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> LabelCurves
     The ROC curve starts with one more point, at an infinite threshold. Precision is undefined there.
 
     Args:
-        labels: `(N,)` labels; values over 1/2 are positive.
+        labels: `(N,)` labels; values over 1/2 are positive, NaN is unknown.
         predicted: `(N,)` probabilities.
 
     Returns:
@@ -48,7 +48,8 @@ def label_curves(labels: npt.ArrayLike, predicted: npt.ArrayLike) -> LabelCurves
     """
     from ichx.evaluation.scores import positive  # imports pandas and scipy
 
-    truth, p = positive(labels), np.asarray(predicted, dtype=np.float64)
+    known = ~np.isnan(np.asarray(labels, np.float64))
+    truth, p = positive(labels)[known], np.asarray(predicted, dtype=np.float64)[known]
     if truth.all() or not truth.any():
         return None
     order = np.argsort(-p, kind="stable")

@@ -17,11 +17,11 @@ from ichx.datasets.dataset import LoadedDataset
 from ichx.datasets.image_sides import Sides, read_image_sides
 from ichx.datasets.series import series_codes
 from ichx.errors import IchxError
-from ichx.evaluation.metric import FloatArray, row_losses
+from ichx.evaluation.metric import FloatArray, single_losses
 from ichx.evaluation.oof import OofTable
 from ichx.experiments.prepare import learns_masks
 from ichx.inference.predict import FilePredictions
-from ichx.labels import ANY, LABEL_WEIGHTS, LABELS
+from ichx.labels import ANY, LABELS
 from ichx.recipe import FILE_WINDOW, Recipe
 from ichx.recipe_text import from_toml
 from ichx.report.slice_images import (
@@ -192,7 +192,7 @@ def make_gallery(
         return SliceCard(
             name=names[index],
             fold=int(oof.folds[row]),
-            loss=float(losses[index]),
+            loss=None if np.isnan(losses[index]) else float(losses[index]),
             labels=tuple(oof.labels[row].tolist()),
             probabilities=tuple(oof.probabilities[row].tolist()),
             windows=tuple(webp(image) for image in images[index]),
@@ -271,9 +271,8 @@ def _describe_windows(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _slice_losses(labels: FloatArray, probabilities: FloatArray) -> FloatArray:
-    """Return the weighted log loss of each slice, `(N,)`; the score is its mean."""
-    weighted: FloatArray = np.average(row_losses(labels, probabilities), axis=1, weights=LABEL_WEIGHTS)
-    return weighted
+    """Return the weighted log loss of each slice, `(N,)`; NaN without a known label."""
+    return single_losses(labels, probabilities)
 
 
 def _typical_series(series: npt.NDArray[Any], losses: FloatArray, positive: npt.NDArray[np.bool_]) -> Rows:

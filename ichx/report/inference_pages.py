@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ichx import __version__
+from ichx.datasets.study_labels import has_study_labels
 from ichx.evaluation.decision_curve import decision_curves
 from ichx.evaluation.metric import constant_score
 from ichx.evaluation.oof import OofTable
@@ -51,11 +52,12 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
         left_out=evaluation.left_out,
         patients=rows["patient"].to_numpy(object),
         studies=study,
+        study_labels=slices.labels_to_pool if has_study_labels(rows) else None,
     )
     gallery = make_gallery(project, trained.experiment, trained.recipe, data, table)
     worst, sample = (tuple(replace(card, fold=None) for card in cards) for cards in (gallery.worst, gallery.sample))
     pooling = evaluation.studies.scores.pooling or "max"
-    pooled = pool_studies(slices.labels, slices.probabilities, study, pooling, slices.study_probabilities)
+    pooled = pool_studies(slices.labels_to_pool, slices.probabilities, study, pooling, slices.study_probabilities)
     curves = curves_by_label(slices.labels, slices.probabilities)
     columns = {name: (slices.labels[:, k], slices.probabilities[:, k]) for k, name in enumerate(LABELS)}
     return (
@@ -72,8 +74,8 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
                 "studies": evaluation.studies,
                 "subgroups": reported_subgroups(slices.predicted, pooling),
             },
-            scores=evaluation.slices.scores,
-            prevalence_score=constant_score(slices.labels, slices.labels),
+            scores=(evaluation.slices if table.truth.unit == "slice" else evaluation.studies).scores,
+            prevalence_score=constant_score(table.scored().labels, table.scored().labels),
             gallery=replace(gallery, worst=worst, sample=sample),
             heat_fold=fold,
             roc=plots.roc_curves(curves),

@@ -115,6 +115,7 @@ def reliability_diagram(
         calibrations: The bins of each label that are not empty.
         intervals: The same bins with intervals, drawn as thin vertical lines; labels may be absent.
     """
+    calibrations = {label: one for label, one in calibrations.items() if len(one.counts)}  # others are unknown
     most = max((int(c.counts.max()) for c in calibrations.values()), default=1)
     lines, bars = [], []
     for index, (label, one) in enumerate(calibrations.items()):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ichx.evaluation.scored_rows import Truth
 from ichx.labels import LABELS
 from ichx.plugins.contract import SequenceWidths
 from ichx.recipe import Recipe
@@ -37,6 +38,8 @@ class SequenceData:
     part: IntArray | None = None
     """`(N,)` part of the patient, from 0: its heads predict the slice and never learn from it. `NO_PART` is predicted
     by all heads, and all learn from it. None for `NO_PART` everywhere."""
+    study_labels: npt.NDArray[np.float64] | None = None
+    """`(N, 6)`: label of the study or series of each slice, NaN where unknown; None if only slices are labelled."""
     shares: npt.NDArray[np.float64] | None = None
     """`(N,)` share of the series like that of each slice that an epoch samples: `ichx.loading.sampling.thinned`."""
     series_part: IntArray = field(init=False, repr=False)
@@ -59,6 +62,15 @@ class SequenceData:
             raise ValueError(f"{', '.join(wrong)} of {count} slices: wrong shape")
         parts = [NO_PART if self.part is None else int(self.part[rows[0]]) for rows in self.series]
         object.__setattr__(self, "series_part", np.asarray(parts, np.int64))
+
+    @property
+    def truth(self) -> Truth:
+        """What scores of the slices are computed from."""
+        names = self.study.astype(object)
+        if self.study_labels is None:
+            return Truth(self.labels, self.labels, names)
+        labels = np.where(np.isnan(self.study_labels), self.labels, np.nan)
+        return Truth(labels, np.where(np.isnan(self.labels), self.study_labels, self.labels), names)
 
     def widths(self, recipe: Recipe) -> SequenceWidths:
         """Return the sizes of the network of `recipe` for this data.

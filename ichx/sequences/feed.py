@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichx.evaluation.scored_rows import Truth
 from ichx.labels import ANY, LABELS
 from ichx.loading.sampling import SERIES, EpochAddress, epoch_rows, generator, id_number
 from ichx.plugins.contract import PLACES, SequenceBatch, SequenceLogits
@@ -162,6 +163,10 @@ class SequenceFeed:
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the labels `(S, 6)` of `slices(rows)`."""
         return self.data.labels[self.slices(rows)]
+
+    def truth(self, rows: Rows) -> Truth:
+        """See `TrainingFeed.truth`."""
+        return self.data.truth.take(self.slices(rows))
 
     def slice_logits(self, rows: Rows, predictions: Float32Array) -> Float32Array:
         """Return the logits `(S, 6)` of `slices(rows)`; where windows overlap, their middle counts most."""

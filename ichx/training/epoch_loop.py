@@ -9,7 +9,8 @@ import torch
 from ichx.errors import InvalidInputError
 from ichx.evaluation.calibrated_score import FoldCalibration
 from ichx.evaluation.choices import CALIBRATED
-from ichx.evaluation.metric import FloatArray, label_losses, probabilities, score
+from ichx.evaluation.metric import label_losses, probabilities
+from ichx.evaluation.scored_rows import ScoredRows
 from ichx.labels import LABELS
 from ichx.loading.sampling import id_number
 from ichx.recipe import Recipe
@@ -142,14 +143,14 @@ def validate(
     logits = predictor.logits(learner.network, feed, rows, task)
     control.checkpoints.end_validation()
     values = {"loss": sums.loss / plan.total}
-    labels, predicted = feed.labels(rows), probabilities(feed.slice_logits(rows, logits))
+    predicted = probabilities(feed.slice_logits(rows, logits))
     if share == 1:
-        values |= scores(labels, predicted)
+        values |= scores(feed.truth(rows).scored(predicted))
     if share > 0 and stage.validation_share < 1 and calibration is None:
         own = validation_subset(feed, stage.validation_share)
         chosen = feed.validation_rows[own]
         of_subset = feed.slice_logits(chosen, logits[own] if share == 1 else logits)
-        values["subset_score"] = score(feed.labels(chosen), probabilities(of_subset))
+        values["subset_score"] = feed.truth(chosen).scored(probabilities(of_subset)).score
     values |= {
         "lr": learning_rate(stage, plan.epoch, 0.0),
         "seconds": sums.training + sums.validating,
@@ -158,7 +159,7 @@ def validate(
         "memory_gb": peak_gb(learner.runtime.device),
     }
     if calibration is not None and share == 1:
-        values[CALIBRATED] = calibration.score(labels, predicted, plan.stage)
+        values[CALIBRATED] = calibration.score(feed.truth(rows).labels, predicted, plan.stage)
     if overlap is not None:
         values |= dice(control.group.gather(overlap.counts()))
     return EpochResult(stage.name, plan.stage, plan.epoch + 1, values), logits
@@ -178,10 +179,10 @@ def validation_subset(feed: TrainingFeed, share: float) -> Rows:
     return places
 
 
-def scores(labels: FloatArray, predicted: FloatArray) -> dict[str, float]:
-    """Return the score and the loss of each label, `score_LABEL`."""
-    losses = zip(LABELS, label_losses(labels, predicted), strict=True)
-    return {"score": score(labels, predicted)} | {f"score_{name}": float(loss) for name, loss in losses}
+def scores(scored: ScoredRows) -> dict[str, float]:
+    """Return the score and the loss of each label that is known, `score_LABEL`."""
+    losses = zip(LABELS, label_losses(scored.labels, scored.probabilities), strict=True)
+    return {"score": scored.score} | {f"score_{name}": float(loss) for name, loss in losses if not np.isnan(loss)}
 
 
 def diverged(recipe: Recipe, feed: TrainingFeed, plan: EpochPlan, step: int, problem: str) -> TrainingDivergedError:

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichx.evaluation.scored_rows import Truth
 from ichx.recipe import Recipe
 from ichx.training.losses import weighted_loss
 from ichx.training.mask_loss import mask_loss
 from ichx.training.prior_shift import sampled_logits
+from ichx.training.study_loss import StudyGroups, study_loss
 
 Rows = npt.NDArray[np.int64]
 
@@ -52,6 +54,10 @@ class SliceInputs:
     """Masks `(N, H, W)` uint8, each with the weight of its loss."""
     negative_share: float = 1.0
     """See `Batch.negative_share`."""
+    known_share: float | torch.Tensor | None = None
+    """Share of the weights of the complete batch whose labels are known; None if all are."""
+    groups: StudyGroups | None = None
+    """Labelled studies or series of the slices."""
 
     def __len__(self) -> int:
         """See `Inputs`."""
@@ -60,18 +66,24 @@ class SliceInputs:
     def part(self, part: slice) -> "SliceInputs":
         """See `Inputs.part`."""
         masks = tuple((share, masks[part]) for share, masks in self.masks)
-        return SliceInputs(self.images[part], self.labels[part], masks, self.negative_share)
+        groups = None if self.groups is None else self.groups.part(part)
+        return SliceInputs(self.images[part], self.labels[part], masks, self.negative_share, self.known_share, groups)
 
     def forward(self, network: Callable[..., Any]) -> Any:
         """Return logits `(N, 6)`; if the batch has masks, return logits and mask logits."""
         return network(self.images, masks=True) if self.masks else network(self.images)
 
     def loss(self, outputs: Any, recipe: Recipe) -> torch.Tensor:
-        """Return the loss of the labels, plus that of masks if there are any."""
+        """Return the loss of the labels, plus those of labelled studies and of masks if there are any."""
         logits = self.predictions(outputs)
         if self.negative_share < 1:
             logits = sampled_logits(logits, self.negative_share)
-        loss = weighted_loss(logits, self.labels, recipe.loss.label_smoothing)
+        loss = weighted_loss(logits, self.labels, recipe.loss.label_smoothing, self.known_share)
+        if self.groups is not None:
+            given = recipe.loss
+            loss = loss + given.study_weight * study_loss(
+                logits, self.groups, given.study_pooling, given.label_smoothing
+            )
         if not self.masks:
             return loss
         masks_loss = torch.stack([weight * mask_loss(outputs[1], masks) for weight, masks in self.masks]).sum()
@@ -159,5 +171,9 @@ class TrainingFeed(InferenceFeed, Protocol):
         ...
 
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
-        """Return the labels `(S, 6)` of the slices of `rows`, in the order of `slice_ids`."""
+        """Return the labels `(S, 6)` of the slices of `rows`, in the order of `slice_ids`, NaN where unknown."""
+        ...
+
+    def truth(self, rows: Rows) -> Truth:
+        """Return what scores of the slices of `rows` are computed from, in the order of `slice_ids`."""
         ...

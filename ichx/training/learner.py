@@ -12,6 +12,7 @@ from ichx.recipe import Recipe
 from ichx.training.compilation import Forward, StepExecutor
 from ichx.training.feed import Inputs, SliceInputs
 from ichx.training.last_epochs import LastEpochs
+from ichx.training.losses import share_of_known
 from ichx.training.memory import MicroBatcher
 from ichx.training.mixup import draw_mix
 from ichx.training.network_head import train_all, train_head
@@ -114,14 +115,16 @@ class Learner:
         if mix is None or not isinstance(inputs, SliceInputs):
             return inputs
         masks = tuple(part for _, masks in inputs.masks for part in mix.masks(masks))
-        return SliceInputs(mix.images(inputs.images), mix.labels(inputs.labels), masks, inputs.negative_share)
+        labels = mix.labels(inputs.labels)
+        share = None if inputs.known_share is None else share_of_known(labels)  # known if those of both slices are
+        return SliceInputs(mix.images(inputs.images), labels, masks, inputs.negative_share, share)
 
     def _backward(self, inputs: Inputs, share: float, seed: int) -> torch.Tensor:
         """Compute the gradients of the batch's loss, times `share`; return the loss, on the device.
 
         If memory is short or the recipe accumulates gradients, the batch is split; parts are weighted by their rows.
-        Gradients are the same, except for batch normalization, the loss of masks and dropout, which see a part at a
-        time.
+        Gradients are the same, except for batch normalization, the losses of masks and studies, and dropout, which see
+        a part at a time.
         """
         count = len(inputs)
 

@@ -10,13 +10,17 @@ import torch
 
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_file import MaskCache
-from ichx.labels import LABELS
+from ichx.datasets.study_labels import group_codes, study_labels_of
+from ichx.errors import InvalidInputError
+from ichx.evaluation.scored_rows import Truth
+from ichx.labels import LABEL_WEIGHTS, LABELS
 from ichx.loading.loader import Batch, SliceLoader
 from ichx.loading.loader_processes import start_worker_server
 from ichx.loading.sampling import EpochAddress, Population, negative_share, sampled_rows
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
 from ichx.training.feed import EpochPlan, Rows, SliceInputs
+from ichx.training.study_loss import study_groups
 from ichx.training.view_images import view_of
 from ichx.training.window_step import WindowStep
 
@@ -53,6 +57,10 @@ class SliceFeed:
         self._window_step = WindowStep(self.recipe.input)
         self._device = torch.device("cpu")
         self._population = Population.of(self.slices, self.recipe.stage)
+        known = ~np.isnan(self.slices[list(LABELS)].to_numpy(np.float32))
+        self._known_weight = None if known[self.training_rows].all() else known @ np.asarray(LABEL_WEIGHTS)
+        self._group_labels = study_labels_of(self.slices)
+        self._group = None if self._group_labels is None else group_codes(self.slices)
         self._loader = SliceLoader(
             self.cache, self.slices, self.recipe, self.workers, self.masks, self.build_augmentation
         )
@@ -68,8 +76,19 @@ class SliceFeed:
         share = 1.0
         if stage.prior_correction:
             share = negative_share(self._population.any_positive, self.training_rows, stage.sampling)
-        for batch in self._loader.training_batches(plan.rows, address, start=plan.done, part=part):
+        if part[1] > 1 and stage.sampling == "grouped" and plan.size // part[1] % stage.per_study:
+            raise InvalidInputError(
+                f"Batches of {plan.size} slices cannot be split among {part[1]} processes: "
+                f"the {stage.per_study} slices of a study must stay together.",
+                "Use fewer processes, or a batch that is a multiple of per_study for each of them.",
+            )
+        batches = self._loader.training_batches(plan.rows, address, start=plan.done, part=part)
+        for number, batch in enumerate(batches, plan.done):
             batch.negative_share = share
+            if self._known_weight is not None:
+                rows = plan.rows[number * plan.size : (number + 1) * plan.size]
+                known = float(self._known_weight[rows].mean()) / sum(LABEL_WEIGHTS)
+                batch.known_share = known or 1.0  # there is no loss without a known label
             yield batch
             del batch  # its memory can be reused
 
@@ -91,7 +110,11 @@ class SliceFeed:
         jitter = None if batch.jitter is None else send(batch.jitter)
         masks = () if batch.masks is None else ((1.0, send(batch.masks)),)
         images = self._window_step.in_parts(hu, send(batch.windows), jitter)
-        return SliceInputs(images, send(batch.labels), masks, batch.negative_share)
+        groups = None
+        if self._group is not None and self._group_labels is not None:
+            rows = batch.rows.numpy()
+            groups = study_groups(self._group[rows], self._group_labels[rows].astype(np.float32)).to(device)
+        return SliceInputs(images, send(batch.labels), masks, batch.negative_share, batch.known_share, groups)
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:
         """Return the slice ids of `rows`."""
@@ -105,6 +128,10 @@ class SliceFeed:
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         """Return the labels `(N, 6)` of `rows`."""
         return self.slices[list(LABELS)].to_numpy(np.float64)[rows]
+
+    def truth(self, rows: Rows) -> Truth:
+        """See `TrainingFeed.truth`."""
+        return Truth.of(self.slices.iloc[rows])
 
     def slice_logits(self, rows: Rows, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return `predictions`: a row is a slice."""

@@ -17,7 +17,7 @@ from ichx.training.compilation import compiler_for
 from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_hardware
 from ichx.training.early_stopping import EarlyStopping
-from ichx.training.epoch_loop import plan_epoch, scores, train_epoch, validate
+from ichx.training.epoch_loop import plan_epoch, train_epoch, validate
 from ichx.training.feed import TrainingFeed
 from ichx.training.learner import Learner
 from ichx.training.prediction import Logits, PredictionTask, Predictor
@@ -121,8 +121,7 @@ def fit(model: nn.Module, recipe: Recipe, feed: TrainingFeed, options: FitOption
     task = PredictionTask(phase="validating", name=FINAL)
     network, rows = learner.final_network, feed.validation_rows
     logits = feed.slice_logits(rows, predictor.logits(network, feed, rows, task))
-    score = scores(feed.labels(rows), probabilities(logits))["score"]
-    return FitResult(network, logits, score, tuple(history), predictor)
+    return FitResult(network, logits, feed.truth(rows).scored(probabilities(logits)).score, tuple(history), predictor)
 
 
 def begin_stage(learner: Learner, control: Control, index: int, stage: StageRecipe) -> EarlyStopping:

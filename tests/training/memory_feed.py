@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ichx.evaluation.scored_rows import Truth
 from ichx.loading.loader import Batch
 from ichx.recipe import Recipe
 from ichx.training.feed import EpochPlan, Rows, SliceInputs
@@ -66,6 +67,9 @@ class MemoryFeed:
 
     def labels(self, rows: Rows) -> npt.NDArray[np.float64]:
         return self.data.labels.numpy()[rows].astype(np.float64)
+
+    def truth(self, rows: Rows) -> Truth:
+        return Truth(self.labels(rows), self.labels(rows), rows.astype(object))
 
     def slice_logits(self, rows: Rows, predictions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         return predictions

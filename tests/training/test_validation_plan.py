@@ -12,6 +12,7 @@ from memory_feed import MemoryFeed, make_batch
 from torch import nn
 
 from ichx.errors import IchxError
+from ichx.evaluation import scored_rows
 from ichx.evaluation.calibrated_score import FoldCalibration
 from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.metric import probabilities, score
@@ -20,7 +21,6 @@ from ichx.recipe import Recipe
 from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.report.plots import learning_curves
 from ichx.store import EpochRecord
-from ichx.training import epoch_loop
 from ichx.training.callbacks import Callbacks, EpochResult, compared_score, format_score
 from ichx.training.checkpoint import Checkpoints
 from ichx.training.control import Control
@@ -129,7 +129,7 @@ def test_patience_compares_scores_of_the_same_rows_and_ends_with_a_full_validati
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     worse = itertools.count(1)
-    monkeypatch.setattr(epoch_loop, "score", lambda labels, predicted: next(worse) / 100)
+    monkeypatch.setattr(scored_rows, "score", lambda labels, predicted: next(worse) / 100)
     settings = ("stage.full.epochs=9", "stage.full.patience=3", "stage.full.validate_every=2")
     result = train(recipe_of("stage.balanced.epochs=1", *settings, "stage.full.validation_share=0.2"))
     full = tuple(epoch for epoch in result.history if epoch.stage == "full")
