@@ -12,7 +12,6 @@ from ichx.cli.parameters import (
     Device,
     EnsembleNumber,
     FoldTexts,
-    Labels,
     OptionalNumber,
     OwnTta,
     Precision,
@@ -20,14 +19,17 @@ from ichx.cli.parameters import (
     check_ensemble_options,
     check_subject,
     fold_numbers,
+    parse_label,
 )
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.formatting import format_value
+from ichx.labels import LABELS
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Interval
+    from ichx.evaluation.operating_points import Subject
     from ichx.evaluation.recalibration import Method
     from ichx.evaluation.recalibration_file import Recalibration
 
@@ -39,7 +41,16 @@ def recalibrate(
         str | None, typer.Option("--dataset", help="Labelled local sample to fit; without it, list what is stored.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name to store it under; default: the dataset's.")] = None,
-    labels: Labels = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            parser=parse_label,
+            metavar="LABEL",
+            autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
+            help="Recalibrate only this label; repeatable.",
+        ),
+    ] = None,
     method: Annotated[
         str,
         typer.Option("--method", metavar="METHOD", help="intercept, slope (and intercept), or auto, by patients."),
@@ -115,12 +126,13 @@ def recalibrate(
         info(f"Replaces {describe(replaced)}.")
 
 
-def _list(subject: object, stored: "list[Recalibration]", current: list[bool], *, as_json: bool) -> None:
+def _list(subject: "Subject", stored: "list[Recalibration]", current: list[bool], *, as_json: bool) -> None:
     if as_json:
         print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])
         return
     if not stored:
-        info(f"No recalibration of {subject} is stored. Fit one: `ichx recalibrate ... --dataset NAME`.")
+        of = f"{'--ensemble ' if subject.ensemble else ''}{subject.number}"
+        info(f"No recalibration of {subject} is stored. Fit one: `ichx recalibrate {of} --dataset NAME`.")
     for one, same in zip(stored, current, strict=True):
         print_recalibration(f"{subject}: recalibration {one.name}", one)
         if not same:

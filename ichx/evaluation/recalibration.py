@@ -106,11 +106,7 @@ def fit_recalibration(
     if method not in ("auto", "intercept", "slope"):
         raise InvalidInputError(f"Unknown method: {method!r}.", "Use auto, intercept or slope.")
     patients = predicted.slices["patient"].nunique()
-    if patients < MIN_PATIENTS:
-        raise NotReadyError(
-            f"{format_count(patients, 'patient')} are too few for a recalibration.",
-            f"Use a sample of at least {MIN_PATIENTS} patients, {MIN_IN_CLASS} of them with the label.",
-        )
+    check_sample(patients)
     maps, judged = [], []
     for name in LABELS:
         rows = label_rows(predicted, name)
@@ -128,6 +124,15 @@ def fit_recalibration(
             "Use a larger sample, or recalibrate other labels with --label.",
         )
     return FittedRecalibration(tuple(maps), tuple(judged), patients, len(predicted.slices))
+
+
+def check_sample(patients: int) -> None:
+    """Raise `NotReadyError` if a sample has too few patients."""
+    if patients < MIN_PATIENTS:
+        raise NotReadyError(
+            f"The sample has {format_count(patients, 'patient')}, too few for a recalibration.",
+            f"Use at least {MIN_PATIENTS} patients, {MIN_IN_CLASS} of them with the label and {MIN_IN_CLASS} without.",
+        )
 
 
 def fit_label(label: str, rows: LabelRows, method: Method | Fitted) -> LabelMap:

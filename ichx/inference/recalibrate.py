@@ -12,7 +12,7 @@ from ichx.datasets.overlap import load_identity, matching_patients
 from ichx.errors import ConflictError, NotFoundError
 from ichx.evaluation.evaluation_count import rows_digest
 from ichx.evaluation.operating_points import Subject, oof_digest
-from ichx.evaluation.recalibration import Method, fit_recalibration
+from ichx.evaluation.recalibration import Method, check_sample, fit_recalibration
 from ichx.evaluation.recalibration_file import (
     Recalibration,
     check_applicable,
@@ -59,6 +59,7 @@ def recalibrate(
     name = request.name or request.dataset
     check_name(name)
     subject = subject_of(model)
+    check_sample(project.store.version(request.dataset).patients)  # before predicting it
     found = predict_labelled(project, model, request.dataset, callbacks)
     fitted = fit_recalibration(found.predicted, request.labels, request.method)
     ids, values = found.slices["slice_id"], np.nan_to_num(found.labels, nan=-1)
