@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ichx.errors import IchxError
 from ichx.evaluation.predictions import Predictions, read_predictions, write_predictions
@@ -48,19 +50,21 @@ def predict_in_parts(
         part = rows[start : start + PART]
         ids = feed.ids(part)
         files = {view: _file(path, stamp, start) for view, path in paths.items()}
-        logits = {view: _saved(file, ids) for view, file in files.items()}
-        missing = [view for view, one in logits.items() if one is None]
-        tasks = [PredictionTask(view, report=lambda done, start=start: report(start + done)) for view in missing]
+        saved = {view: logits for view, file in files.items() if (logits := _saved(file, ids)) is not None}
+        missing = [view for view in paths if view not in saved]
         if missing:
-            for view, one in zip(missing, network.logits_of_views(feed, part, tasks), strict=True):
-                write_predictions(files[view], Predictions(ids, one, network.hardware.precision))
-                logits[view] = one
-        else:
-            report(start + len(part))
-        for view, one in logits.items():
-            assert one is not None  # predicted above
-            found[view].append(one)
+            tasks = [PredictionTask(view, report=partial(_advance, report, start)) for view in missing]
+            for view, logits in zip(missing, network.logits_of_views(feed, part, tasks), strict=True):
+                write_predictions(files[view], Predictions(ids, logits, network.hardware.precision))
+                saved[view] = logits
+        report(start + len(part))
+        for view in paths:
+            found[view].append(saved[view])
     return {view: np.concatenate(parts) for view, parts in found.items()}
+
+
+def _advance(report: Callable[[int], None], start: int, done: int) -> None:
+    report(start + done)
 
 
 def remove_parts(path: Path) -> None:
@@ -73,7 +77,7 @@ def _file(path: Path, stamp: str, start: int) -> Path:
     return path.with_name(f".{path.stem}-part-{stamp}-{start:09d}.parquet")
 
 
-def _saved(file: Path, ids: "np.ndarray[tuple[int], np.dtype[np.object_]]") -> Logits | None:
+def _saved(file: Path, ids: npt.NDArray[np.object_]) -> Logits | None:
     """Return the logits of a saved part if it is of the slices `ids`."""
     if not file.is_file():
         return None
