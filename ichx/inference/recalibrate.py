@@ -21,6 +21,8 @@ from ichx.evaluation.recalibration_file import (
     find_recalibration,
     store_recalibration,
 )
+from ichx.evaluation.scored_rows import Truth
+from ichx.evaluation.subgroup_scores import Unit
 from ichx.inference.evaluate import predict_labelled
 from ichx.inference.ready_model import ReadyModel
 from ichx.text import format_count
@@ -41,6 +43,8 @@ class RecalibrationRequest:
     labels: Sequence[str] | None = None
     """None: all that can be."""
     method: Method = "auto"
+    unit: Unit | None = None
+    """None: slices, or studies if only labels of studies are known."""
 
 
 def recalibrate(
@@ -61,8 +65,9 @@ def recalibrate(
     subject = subject_of(model)
     check_sample(project.store.version(request.dataset).patients)  # before predicting it
     found = predict_labelled(project, model, request.dataset, callbacks)
-    fitted = fit_recalibration(found.predicted, request.labels, request.method)
-    ids, values = found.slices["slice_id"], np.nan_to_num(found.labels, nan=-1)
+    unit = request.unit or Truth.of(found.slices).unit
+    fitted = fit_recalibration(found.predicted, request.labels, request.method, unit)
+    ids, values = found.slices["slice_id"], np.nan_to_num(found.labels_to_pool, nan=-1)
     sample = rows_digest(ids, values)[:8] + rows_digest(ids, found.probabilities)[:8]
     made = Recalibration(
         name=name,

@@ -41,6 +41,7 @@ CASES = {
         "data add more {train} --labels {labels}",
         "data add more {train} --labels {labels}",
         "data add more nowhere",
+        "data add more {train} --format ct-ich",
         "data add more {train} --labels {sample}",
     ),
     "data list": ("data list",),
@@ -161,6 +162,8 @@ CASES = {
     "submit score": ("submit score {sample} --labels {labels}", "submit score {labels} --labels {labels} --label any"),
     "submit send": ("submit send {sample} --sample {sample}",),
     "report": ("report 1", "report 99"),
+    "figures": ("figures 1 --out figures --label subdural", "figures 99 --out figures", "figures 1"),
+    "card": ("card 1 --out card", "card 99"),
     "threshold": (
         "threshold 1",
         "threshold 1 --sensitivity 0.9",

@@ -285,7 +285,7 @@ def test_commands(root: Path, ichx: Program, tmp_path: Path) -> None:
     assert ichx("data", "rm", "mixed", "--yes", cwd=root).code == 0
     archive = tmp_path / "one.zip"
     assert ichx("exp", "export", 1, archive, cwd=root).code == 0
-    assert ichx("exp", "import", archive, cwd=root).code == 0
+    assert ichx("exp", "import", archive, "--again", cwd=root).code == 0
     assert ichx("audit", 2, cwd=root).code == 0
 
 
