@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ichx.evaluation.decision_curve import DecisionCurve
     from ichx.evaluation.paired_scores import PairedScores
     from ichx.evaluation.reader_agreement import ReaderComparison
+    from ichx.evaluation.reliability import ReliabilityCurve
     from ichx.evaluation.subgroup_scores import Unit
 
 
@@ -34,6 +35,26 @@ def print_decision_curves(curves: "Mapping[Unit, Mapping[str, DecisionCurve]]", 
             useful = curve.useful
             text = "none" if useful is None else f"{useful[0]:g} to {useful[1]:g}"
             console.print(f"thresholds with a gain whose interval is above 0: {text}", markup=False)
+
+
+def print_reliability(curves: "Mapping[Unit, Mapping[str, ReliabilityCurve]]") -> None:
+    """Print the bins of each curve, by unit and label."""
+    for unit, by_label in curves.items():
+        for label, curve in by_label.items():
+            rows = [
+                (
+                    f"{one.low:.4f} to {one.high:.4f}",
+                    one.rows,
+                    one.patients,
+                    one.positives,
+                    f"{one.predicted:.4f}",
+                    format_bounds(one.observed, 4),
+                )
+                for one in curve.bins
+            ]
+            units = "slices" if unit == "slice" else "studies"
+            heads = ("probability", units, "patients", "positive", "mean probability", "share of positives")
+            print_table(f"reliability of {label}, per {unit}", heads, rows, caption=f"bins of equal numbers of {units}")
 
 
 def print_readers(found: "Sequence[ReaderComparison]", labels: Sequence[str] | None) -> None:

@@ -83,8 +83,12 @@ def add(
         typer.Option(help="What a fold keeps together; study if PatientIDs are placeholders."),
     ] = "patient",
     series: Annotated[
-        Literal["auto", "all"], typer.Option(help="Which series of a study; auto: one axial one, plain, soft kernel.")
-    ] = "all",
+        Literal["auto", "all"] | None,
+        typer.Option(help="Series of a study; auto: one axial one, plain, soft kernel. Default: all, or the format's."),
+    ] = None,
+    format_options: Annotated[
+        list[str] | None, typer.Option("--format-option", help="NAME=VALUE of an option of the format; repeatable.")
+    ] = None,
     series_rules: Annotated[Path | None, typer.Option(help="TOML file with the rules of `--series auto`.")] = None,
     check_only: Annotated[
         bool, typer.Option("--check", help="Report what would be added and matched; add nothing.")
@@ -129,6 +133,7 @@ def add(
         keep_ids=keep_ids,
         format=format_,
         group_by=group_by,
+        format_options=_settings(format_options or [], "--format-option"),
         series=series,
         series_rules=series_rules,
     )
@@ -470,6 +475,14 @@ def rm(
             return
         remove_dataset(project, name)
     info(f"Deleted {name}: {total}.")
+
+
+def _settings(texts: list[str], option: str) -> dict[str, str]:
+    """Return the values of `NAME=VALUE` texts by name."""
+    if invalid := [text for text in texts if "=" not in text]:
+        problem = f"Invalid values: {', '.join(map(repr, invalid))}. Use NAME=VALUE."
+        raise typer.BadParameter(problem, param_hint=option)
+    return {name.strip(): value.strip() for name, _, value in (text.partition("=") for text in texts)}
 
 
 def _label_columns(settings: list[str]) -> dict[str, str]:

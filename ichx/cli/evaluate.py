@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ichx.cli.comparison_tables import print_decision_curves, print_paired, print_readers
+from ichx.cli.comparison_tables import print_decision_curves, print_paired, print_readers, print_reliability
 from ichx.cli.output import console, err, notice, print_json
 from ichx.cli.parameters import (
     AsCsv,
@@ -32,6 +32,7 @@ from ichx.cli.parameters import (
     Pooling,
     Precision,
     Recalibrated,
+    Reliability,
     TimeLimit,
     Workers,
     check_ensemble_options,
@@ -68,6 +69,7 @@ def evaluate(
         float | None, typer.Option("--prevalence", help="Share of positives where stored thresholds will be used.")
     ] = None,
     decision_curve: DecisionCurves = False,
+    reliability: Reliability = False,
     against: Annotated[
         str | None,
         typer.Option("--against", metavar="MODEL", help="Compare with this experiment, or ensemble:3, paired."),
@@ -141,6 +143,7 @@ def evaluate(
         from ichx.cli.live import LiveView
         from ichx.evaluation.decision_curve import decision_curves
         from ichx.evaluation.operating_points import Subject, applicable, apply_thresholds, stored_thresholds
+        from ichx.evaluation.reliability import reliability_curves
         from ichx.evaluation.subgroup_scores import SubgroupScores, all_subgroup_scores
         from ichx.inference.evaluate import evaluate_slices_with
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
@@ -185,6 +188,10 @@ def evaluate(
                     unit: decision_curves(slices.predicted, shown, unit, pooling=pooling, prevalence=prevalence)
                     for unit in UNITS
                 }
+            bins = {}
+            if reliability:
+                shown = labels or ["any"]
+                bins = {unit: reliability_curves(slices.predicted, shown, unit, pooling=pooling) for unit in UNITS}
             paired = None
             if other is not None:
                 second = (ready_ensemble if other[1] else partial(ready_experiment, note=view.note))(
@@ -195,7 +202,7 @@ def evaluate(
                 groups = all_subgroup_scores(slices.predicted, fields, labels or ["any"], pooling)
     if as_json:
         extra = {"subgroups": groups, "operating_points": calls, "readers": readers}
-        print_json({**asdict(found), **extra, "decision_curves": curves, "against": paired})
+        print_json({**asdict(found), **extra, "decision_curves": curves, "reliability": bins, "against": paired})
     elif as_csv and fields:
         print_subgroups_csv(groups)
     elif as_csv:
@@ -208,6 +215,7 @@ def evaluate(
         print_scores(title, found, pooling, labels)
         if calls:
             print_calls("stored thresholds, applied unchanged", calls, prevalence)
+        print_reliability(bins)
         print_decision_curves(curves, given=prevalence)
         if readers:
             print_readers(readers, labels)

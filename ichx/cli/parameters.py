@@ -156,6 +156,9 @@ Page = Annotated[Path | None, typer.Option("--report", help="HTML page with tabl
 Recalibrated = Annotated[
     str | None, typer.Option("--recalibrated", metavar="NAME", help="Apply this recalibration, without refitting.")
 ]
+Reliability = Annotated[
+    bool, typer.Option("--reliability", help="Share of positives by predicted probability, with intervals.")
+]
 DecisionCurves = Annotated[bool, typer.Option("--decision-curve", help="Net benefit by threshold, with intervals.")]
 KeepIds = Annotated[
     bool, typer.Option("--keep-ids", help="Output ids of patients, studies and series instead of their hashes.")

@@ -12,7 +12,6 @@ from ichx.cli.parameters import (
     Device,
     EnsembleNumber,
     FoldTexts,
-    Labels,
     OptionalNumber,
     OwnTta,
     Precision,
@@ -20,16 +19,20 @@ from ichx.cli.parameters import (
     check_ensemble_options,
     check_subject,
     fold_numbers,
+    parse_label,
 )
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.formatting import format_value
+from ichx.labels import LABELS
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Interval
+    from ichx.evaluation.operating_points import Subject
     from ichx.evaluation.recalibration import Method
     from ichx.evaluation.recalibration_file import Recalibration
+    from ichx.evaluation.subgroup_scores import Unit
 
 
 def recalibrate(
@@ -39,11 +42,24 @@ def recalibrate(
         str | None, typer.Option("--dataset", help="Labelled local sample to fit; without it, list what is stored.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name to store it under; default: the dataset's.")] = None,
-    labels: Labels = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            parser=parse_label,
+            metavar="LABEL",
+            autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
+            help="Recalibrate only this label; repeatable.",
+        ),
+    ] = None,
     method: Annotated[
         str,
         typer.Option("--method", metavar="METHOD", help="intercept, slope (and intercept), or auto, by patients."),
     ] = "auto",
+    per: Annotated[
+        str | None,
+        typer.Option("--per", metavar="UNIT", help="What is fitted: slice or study; default: by the sample's labels."),
+    ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the recalibration --name.")] = False,
     tta: OwnTta = None,
     average: Average = None,
@@ -68,6 +84,8 @@ def recalibrate(
         check_ensemble_options(tta=tta, average=average, fold=folds)
     if method not in ("auto", "intercept", "slope"):
         raise typer.BadParameter(f"Unknown method {method!r}. Use auto, intercept or slope.", param_hint="--method")
+    if per not in (None, "slice", "study"):
+        raise typer.BadParameter(f"Unknown unit {per!r}. Use study or slice.", param_hint="--per")
     if remove and (name is None or dataset is not None):
         raise typer.BadParameter("--remove requires --name, and no --dataset.")
     with session() as project:
@@ -100,13 +118,14 @@ def recalibrate(
         from ichx.inference.trained import InferenceOptions
 
         chosen: Method = "intercept" if method == "intercept" else "slope" if method == "slope" else "auto"
+        unit: Unit | None = None if per is None else "study" if per == "study" else "slice"
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
             if ensemble is not None:
                 model = ready_ensemble(project, ensemble, options)
             else:
                 model = ready_experiment(project, subject_number, options, view.note)
-            made, replaced = fit(project, model, RecalibrationRequest(dataset, name, labels, chosen), view)
+            made, replaced = fit(project, model, RecalibrationRequest(dataset, name, labels, chosen, unit), view)
     if as_json:
         print_json({"fitted": made, "replaced": replaced})
         return
@@ -115,12 +134,13 @@ def recalibrate(
         info(f"Replaces {describe(replaced)}.")
 
 
-def _list(subject: object, stored: "list[Recalibration]", current: list[bool], *, as_json: bool) -> None:
+def _list(subject: "Subject", stored: "list[Recalibration]", current: list[bool], *, as_json: bool) -> None:
     if as_json:
         print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])
         return
     if not stored:
-        info(f"No recalibration of {subject} is stored. Fit one: `ichx recalibrate ... --dataset NAME`.")
+        of = f"{'--ensemble ' if subject.ensemble else ''}{subject.number}"
+        info(f"No recalibration of {subject} is stored. Fit one: `ichx recalibrate {of} --dataset NAME`.")
     for one, same in zip(stored, current, strict=True):
         print_recalibration(f"{subject}: recalibration {one.name}", one)
         if not same:
@@ -153,8 +173,11 @@ def print_recalibration(title: str, stored: "Recalibration") -> None:
             )
         )
     heads = ("label", "fitted", "log loss, before and after", "difference", "intercept", "slope")
+    units = (
+        format_count(fitted.rows, "slice") if fitted.unit == "slice" else format_count(fitted.rows, "study", "studies")
+    )
     caption = (
-        f"{format_count(fitted.patients, 'patient')} and {format_count(fitted.slices, 'slice')} of {stored.dataset} "
+        f"fitted on {units} of {format_count(fitted.patients, 'patient')} of {stored.dataset} "
         f"version {stored.dataset_version}; out of sample: each patient by a line fitted on others; "
         f"tta {stored.tta}, {stored.average} mean; digest {stored.digest}"
     )

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ichx.cli.comparison_tables import print_reliability
 from ichx.cli.output import console, notice, print_csv, print_json
-from ichx.cli.parameters import AsCsv, AsJson, Average, By, Labels, Number, Pooling, Tta
+from ichx.cli.parameters import AsCsv, AsJson, Average, By, Labels, Number, Pooling, Reliability, Tta
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import parse_fields, show_subgroups
 from ichx.cli.tables import print_table
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ichx.evaluation.calibration_line import CalibrationLine
     from ichx.evaluation.scorecard import PartScores, Scorecard
     from ichx.evaluation.scores import LabelScores
+    from ichx.evaluation.subgroup_scores import Unit
     from ichx.inference.evaluate import Evaluation
 
 HEADINGS = {
@@ -38,6 +40,7 @@ def scores(
     pooling: Pooling = "max",
     labels: Labels = None,
     by: By = None,
+    reliability: Reliability = False,
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
@@ -49,6 +52,8 @@ def scores(
     Example: `ichx scores 6 --tta hflip --label any`
 
     Example: `ichx scores 6 --by scanner,kernel,thickness,age,sex`
+
+    Example: `ichx scores 6 --reliability --label any`
     """
     fields = parse_fields(by)
     with session() as project:
@@ -59,6 +64,18 @@ def scores(
             predicted = oof_predictions(project, number, tta=tta, average=average or "logit")
             found = all_subgroup_scores(predicted, fields, labels or ["any"], pooling)
             show_subgroups(found, as_csv=as_csv, as_json=as_json)
+            return
+        if reliability:
+            from ichx.evaluation.reliability import reliability_curves
+            from ichx.evaluation.subgroup_scores import oof_predictions
+
+            predicted, shown = oof_predictions(project, number, tta=tta, average=average or "logit"), labels or ["any"]
+            units: tuple[Unit, ...] = ("slice", "study")
+            curves = {unit: reliability_curves(predicted, shown, unit, pooling=pooling) for unit in units}
+            if as_json:
+                print_json(curves)
+            else:
+                print_reliability(curves)
             return
         from ichx.evaluation.scorecard import scorecard
 

@@ -136,7 +136,8 @@ def _chain(along: FloatArray, spacing: FloatArray, instance_number: FloatArray) 
     # A slice is matched with the next one of its run, or with itself at the end of a run. Weights must not be 0.
     ends = np.arange(size)
     weights = np.concatenate([cost, np.full(size, START)]) + 1
-    places = np.concatenate([one, ends]), np.concatenate([other, size + ends])
+    # int32, because older versions of SciPy accept no other indices here.
+    places = np.concatenate([one, ends]).astype(np.int32), np.concatenate([other, size + ends]).astype(np.int32)
     following = min_weight_full_bipartite_matching(coo_array((weights, places), (size, 2 * size)).tocsr())[1]
     taken = following[one] == other
     step = np.full(size + 1, np.nan)  # to the next slice of the run

@@ -5,8 +5,8 @@ import hashlib
 import re
 import secrets
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +38,11 @@ from ichx.datasets.label_sheet import SheetColumns
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import read_masks
-from ichx.datasets.overlap import find_overlaps, identity_keys, write_identity
+from ichx.datasets.overlap import IDENTITY_FILE, find_overlaps, identity_keys
 from ichx.datasets.requested_labels import join_requested_labels, read_label_file
 from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
 from ichx.datasets.series_selection import select_series
+from ichx.datasets.study_flags import studies_of_format, table_summary
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
 from ichx.datasets.summary import format_defects, summarize
 from ichx.datasets.volume_mask_store import store_volume_masks
@@ -85,8 +86,11 @@ class AddRequest:
     """Name of the format of `source`, see `ichx.datasets.formats`."""
     group_by: GroupBy = "patient"
     """What counts as a patient: `study` ignores the PatientIDs, for files in which they are placeholders."""
-    series: SeriesChoice = "all"
-    """`auto` selects one series per study by the rules in `series_rules`; `all` adds every series."""
+    format_options: Mapping[str, str] = field(default_factory=dict)
+    """Values of options of the format by name."""
+    series: SeriesChoice | None = None
+    """`auto` selects one series per study by the rules in `series_rules`; `all` adds every series; None does what the
+    format prefers, and adds every series without a format."""
     series_rules: Path | None = None
     """TOML file with the rules of `series="auto"`; None for the default ones, see `ichx.datasets.series_rules`."""
 
@@ -133,13 +137,14 @@ class _Prepared:
     folds: npt.NDArray[np.int16] | None
     masks: pd.DataFrame | None
     sample: SampleTable | None
-    identity: pd.DataFrame
-    """Hashes of ids by which patients are recognized in other datasets, see `ichx.datasets.overlap`."""
+    tables: Mapping[str, pd.DataFrame]
+    """Further tables by the name of their file: `ichx.datasets.overlap`, `reader_labels` and `study_flags`."""
 
     def write(self, folder: Path) -> None:
         """Write the version's files to `folder`."""
         write_catalog(self.catalog, folder / CATALOG_FILE)
-        write_identity(self.identity, folder)
+        for file, table in self.tables.items():
+            write_parquet(table, folder / file)
         if self.folds is not None:
             by_patient = pd.DataFrame({"patient": self.slices["patient"], "fold": self.folds}).drop_duplicates()
             write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
@@ -253,10 +258,10 @@ def _check_request(store: Store, request: AddRequest) -> None:
     check_name(name, "a dataset")
     if request.group_by not in ("patient", "study"):
         raise InvalidInputError(f"Invalid grouping: {request.group_by!r}.", "Use 'patient' or 'study'.")
-    if request.series not in SERIES_CHOICES:
+    if request.series not in (None, *SERIES_CHOICES):
         raise InvalidInputError(f"Invalid selection of series: {request.series!r}.", "Use 'auto' or 'all'.")
-    if request.series_rules is not None and request.series != "auto":
-        raise InvalidInputError("--series-rules requires --series auto.", "Add --series auto.")
+    if request.format_options and request.format is None:
+        raise InvalidInputError("--format-option requires --format.", "Name the format: --format NAME.")
     if not 0 <= request.fold_seed < 1 << 63:
         raise InvalidInputError(f"Invalid seed of the folds: {request.fold_seed}.", "Use 0 to 2**63 - 1.")
     if test_of is not None and request.labelled:
@@ -293,13 +298,13 @@ def _prepare(
     tables = [*([read_label_file(request.labels, request.columns)] if request.labels else []), *request.label_tables]
     sample = read_sample(request.sample) if request.sample else None
     source = absolute_path(request.source)
-    contents = read_format(request.format, source) if request.format else FormatContents()
+    contents = read_format(request.format, source, request.format_options) if request.format else FormatContents()
     tables += contents.labels
     source = source / contents.folder
     scan = with_file_ids(scan_source(source, include=contents.include, progress=progress), contents.ids)
     catalog, counts = build_catalog(scan, project.workspace.privacy_key(), request.group_by, keep_ids=request.keep_ids)
     require_usable_slices(source, catalog)
-    selection = _select_series(request, scan, catalog, report)
+    selection = _select_series(request, contents.series, scan, catalog, report)
     catalog, counts = selection[0], counts | selection[1]
     volume_masks = attached_volume_masks(
         request.masks and absolute_path(request.masks), absolute_path(request.source), contents, catalog, report
@@ -339,9 +344,13 @@ def _prepare(
         train = load_dataset(project, request.test_of)
         by_study = "study" in (request.group_by, train.version.summary.get("group_by"))
         report.add_shared(slices, train.slices, request.test_of, by_study=by_study)
-    identity = _find_overlaps(project, request, scan, catalog, report)
+    tables_of = {IDENTITY_FILE: _find_overlaps(project, request, scan, catalog, report)}
+    for file, (name, found_table) in studies_of_format(contents, catalog, scan, report).items():
+        tables_of[file], summary[name] = found_table, table_summary(found_table)
     folds = _assign_folds(slices, request, report) if joined is not None and request.folds else None
-    return _Prepared(source, catalog, slices, joined is not None, summary, study_labels, folds, masks, sample, identity)
+    return _Prepared(
+        source, catalog, slices, joined is not None, summary, study_labels, folds, masks, sample, tables_of
+    )
 
 
 def _find_overlaps(
@@ -358,10 +367,12 @@ def _find_overlaps(
 
 
 def _select_series(
-    request: AddRequest, scan: pd.DataFrame, catalog: pd.DataFrame, report: IngestReport
+    request: AddRequest, default: SeriesChoice, scan: pd.DataFrame, catalog: pd.DataFrame, report: IngestReport
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return `catalog` after the selection of series that `request` names, and its counts for the summary."""
-    if request.series == "all":
+    """Return `catalog` after the selection of series, and its counts for the summary."""
+    if (request.series or default) == "all":
+        if request.series_rules is not None:
+            raise InvalidInputError("--series-rules requires --series auto.", "Add --series auto.")
         return catalog, {}
     rules = read_series_rules(request.series_rules)
     catalog, selection = select_series(catalog, scan["image_type"], rules)
@@ -440,6 +451,8 @@ def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, 
         "the masks": before.get("masks", {}).get("digest") != after.get("masks", {}).get("digest"),
         "the folds": default_folds != [(f.k, f.seed, f.digest) for f in draft.folds],
         "the sample": before.get("sample") != after.get("sample"),
+        "the readers": before.get("readers") != after.get("readers"),
+        "the flags of studies": before.get("flags") != after.get("flags"),
         "the grouping": before.get("group_by") != after.get("group_by"),
         "the storage of ids": before.get("keep_ids") != after.get("keep_ids"),
     }

@@ -5,7 +5,7 @@ fold on those of another. A slice without a row for a fold has no labels there.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FOLD_LABELS_FILE: Final = "fold-labels.parquet"
 PSEUDO: Final = "pseudo"
 """Key of a version's summary with the origin of its pseudo-labels, see `ichx.evaluation.pseudo_labels`."""
+
+PSEUDO_PARTS: Final = "pseudo_parts"
+"""Key of a mixture's summary: `path` and `digest` of the pseudo-labels of each part that has some, by its name."""
 
 TRANSDUCTIVE: Final = "transductive"
 """Key of a version's summary: whether pseudo-labels are of patients of a test set, which marks every score."""
@@ -89,29 +92,45 @@ class FoldLabels:
 
 
 def read_fold_labels(workspace: "Workspace", version: "DatasetVersion") -> FoldLabels | None:
-    """Return the labels by fold of `version`; None if it has none.
+    """Return the labels by fold of `version`, those of all parts of a mixture; None if it has none.
 
     Raises:
-        ChangedDataError: The file is missing or differs from its record.
+        ChangedDataError: A file is missing or differs from its record.
         CorruptFileError: It is damaged.
     """
-    origin = version.summary.get(PSEUDO)
-    if origin is None:
-        return None
-    path = workspace.root / version.path / FOLD_LABELS_FILE
+    if PSEUDO in version.summary:
+        return joint_fold_labels(workspace, [version])
+    parts = version.summary.get(PSEUDO_PARTS, {})
+    return _joint(_read(workspace.root / one["path"], name, one["digest"]) for name, one in parts.items())
+
+
+def joint_fold_labels(workspace: "Workspace", versions: "Iterable[DatasetVersion]") -> FoldLabels | None:
+    """Return the labels by fold of all `versions` that have some; None without any. Raises like `read_fold_labels`."""
+    having = [version for version in versions if PSEUDO in version.summary]
+    return _joint(_read(workspace.root / v.path, v.dataset, v.summary[PSEUDO]["digest"]) for v in having)
+
+
+def _joint(labels: Iterable[FoldLabels]) -> FoldLabels | None:
+    tables = [one.table for one in labels]
+    if len(tables) < 2:
+        return FoldLabels(tables[0]) if tables else None
+    return FoldLabels(pd.concat(tables).sort_values(["fold", "slice_id"], kind="stable", ignore_index=True))
+
+
+def _read(folder: Path, name: str, digest: str) -> FoldLabels:
+    """Return the labels in the folder of a version of the dataset `name`, which have this digest."""
+    path = folder / FOLD_LABELS_FILE
     try:
         read_announced(path, lambda: open_file(path).close())
-        table = pd.read_parquet(path)
-        labels = FoldLabels(table[["slice_id", "fold", *LABELS]])
+        labels = FoldLabels(pd.read_parquet(path)[["slice_id", "fold", *LABELS]])
+        found = labels.digest
     except FileNotFoundError as error:
         raise ChangedDataError(f"{path} is missing.", _RESTORE) from error
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
         raise CorruptFileError(f"Cannot read {path}: {error}.", _RESTORE) from error
-    if (found := labels.digest) != origin["digest"]:
+    if found != digest:
         raise ChangedDataError(
-            f"The pseudo-labels of {version.dataset} version {version.number} were changed: their digest is {found}, "
-            f"recorded {origin['digest']}.",
-            _RESTORE,
+            f"The pseudo-labels of {name} were changed: {path} has digest {found}, recorded {digest}.", _RESTORE
         )
     return labels
 

@@ -19,7 +19,6 @@ from ichx.datasets.catalog import (
     COLUMNS,
     catalog_digest,
     hash_ids,
-    label_digest,
     usable_slices,
     write_catalog,
     write_parquet,
@@ -32,12 +31,14 @@ from ichx.datasets.dataset import (
     load_version,
     read_version_table,
 )
+from ichx.datasets.fold_labels import PSEUDO, joint_fold_labels, training_label_digest
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import find_leaks, fold_digest
 from ichx.datasets.label_table import count_labels
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.mixture import PART, MixturePart, describe_parts, mixture_parts, shares
 from ichx.datasets.overlap import KINDS, load_identity, matching_patients, matching_slices, write_identity
+from ichx.datasets.pseudo_parts import check_pseudo_folds, pseudo_summary
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import summarize
 from ichx.errors import ConflictError, raise_problems
@@ -127,14 +128,15 @@ def mix_datasets(project: "Project", request: MixRequest) -> AddReport:
     leaks = find_leaks(slices["slice_id"].to_numpy(object), slices["patient"].to_numpy(object), folds)
     k = next(fold_set.k for fold_set in fold_sets if fold_set is not None)
     digest = fold_digest(slices["slice_id"].to_numpy(object), folds)
-    summary = _summary(joined, slices, parts, keep_ids=keep_ids) | mask_summary
+    check_pseudo_folds(project, versions, k, slices, folds)
+    summary = _summary(joined, slices, parts, keep_ids=keep_ids) | mask_summary | pseudo_summary(versions)
     draft = VersionDraft(
         dataset=request.name,
         test_of=None,
         source=describe_parts(tuple(part.part for part in parts)),
         path="",
         digest=catalog_digest(joined[list(COLUMNS)]),
-        label_digest=label_digest(slices),
+        label_digest=training_label_digest(slices, joint_fold_labels(project.workspace, versions)),
         slices=len(slices),
         patients=int(slices["patient"].nunique()),
         defects=0,
@@ -206,7 +208,12 @@ def _fold_sets(request: MixRequest, versions: Sequence[DatasetVersion]) -> list[
             f"{', '.join(without)} has no folds, so that its slices cannot be scored out of fold.",
             f"Let it train only (`--train-only {without[0]}`), or give it folds (`ichx data add ... --folds 5`).",
         )
-    found = [None if part.train_only else version.fold_set(request.folds) for part, version in pairs]
+    found = [
+        None if part.train_only or PSEUDO in version.summary else version.fold_set(request.folds)
+        for part, version in pairs
+    ]
+    if not any(found):
+        raise ConflictError("All parts train only: no slice would be scored.", "Mix with a labelled dataset.")
     sizes = {part.dataset: fold_set.k for part, fold_set in zip(request.parts, found, strict=True) if fold_set}
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{name} {k}" for name, k in sizes.items())
@@ -252,7 +259,7 @@ def _load(
         slices=len(slices),
         patients=int(slices["patient"].nunique()),
         weight=float(request.weight),
-        train_only=request.train_only,
+        train_only=fold_set is None,
         folds=None if fold_set is None else fold_set.name,
         masks=version.summary.get("masks", {}).get("digest"),
         separate=request.separate,

@@ -16,11 +16,13 @@ import pandas as pd
 
 from ichx.cache.build import find_cache
 from ichx.cache.recipe_caches import recipe_spec
-from ichx.datasets.catalog import catalog_digest, label_digest, usable_slices
+from ichx.datasets.catalog import catalog_digest, usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
+from ichx.datasets.fold_labels import read_fold_labels, training_label_digest
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
+from ichx.datasets.pseudo_parts import pseudo_versions
 from ichx.errors import IchxError
 from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
 from ichx.evaluation.choices import Tta, views_of
@@ -30,6 +32,7 @@ from ichx.evaluation.members import experiment_pins
 from ichx.evaluation.metric import probabilities
 from ichx.evaluation.oof import fold_problems, leak_problem, read_oof
 from ichx.evaluation.predictions import Predictions, read_predictions
+from ichx.evaluation.pseudo_audit import PseudoAudit
 from ichx.evaluation.scored_rows import Truth
 from ichx.files import sha256_file
 from ichx.recipe import Recipe, digest
@@ -40,7 +43,7 @@ from ichx.views import DEFAULT_VIEWS
 
 if TYPE_CHECKING:
     from ichx.project import Project
-    from ichx.store import Experiment, FeatureTableRecord, Prediction
+    from ichx.store import DatasetVersion, Experiment, FeatureTableRecord, Prediction
 
 TOLERANCE = 1e-9
 """Largest relative difference of a recorded and a recomputed score: only the order of sums may differ."""
@@ -98,6 +101,8 @@ class _Auditor(Checks):
             folds = self.check("folds", self.folds, slices)
         if slices is not None and folds is not None:
             self.check("patients", self.patients, slices, folds)
+            for labelled in pseudo_versions(self.project, self.version):
+                self.pseudo_labels(labelled, slices, folds)
             if self.experiment.subset < 1:
                 folds = self.check("subset", self.subset, slices, folds, self.experiment.subset)
         for number in self.experiment.members:
@@ -132,7 +137,8 @@ class _Auditor(Checks):
 
     def labels(self, slices: pd.DataFrame) -> tuple[str, None]:
         recorded = {"dataset version": self.version.label_digest, "experiment": self.experiment.label_digest}
-        return compare_digests(label_digest(slices), recorded), None
+        by_fold = read_fold_labels(self.workspace, self.version)
+        return compare_digests(training_label_digest(slices, by_fold), recorded), None
 
     def folds(self, slices: pd.DataFrame) -> tuple[str, Folds]:
         folds = load_folds(self.workspace, self.version, self.fold_set, slices)
@@ -158,6 +164,15 @@ class _Auditor(Checks):
         part = subset_folds(slices, folds, share)
         patients, used = slices["patient"].nunique(), slices.loc[part != EXCLUDED, "patient"].nunique()
         return f"trained on {used:,} of {patients:,} patients, a share of {share:g}; the score is marked", part
+
+    def pseudo_labels(self, version: "DatasetVersion", slices: pd.DataFrame, folds: Folds) -> None:
+        """Check the pseudo-labels of `version`, which the experiment trains on."""
+        found = PseudoAudit(self.project, version)
+        self.check(f"{version.dataset} labels", found.unscored, slices, folds)
+        self.check(f"{version.dataset} patients", found.patients, self.version, slices, folds)
+        self.check(f"{version.dataset} folds", found.same_folds, slices, folds)
+        for fold in range(self.fold_set.k):
+            self.check(f"{version.dataset} fold {fold}", found.fold, fold)
 
     def finished_folds(self) -> tuple[str, None]:
         if not self.finished:

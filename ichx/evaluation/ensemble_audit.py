@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ichx import __version__
-from ichx.datasets.catalog import catalog_digest, label_digest, usable_slices
+from ichx.datasets.catalog import catalog_digest, usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
+from ichx.datasets.fold_labels import read_fold_labels, training_label_digest
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.label_csv import read_labels
 from ichx.errors import ChangedDataError
@@ -146,7 +147,8 @@ class _Auditor(Checks):
         detail = compare_digests(
             catalog_digest(catalog), {"dataset version": version.digest, "ensemble": model.dataset_digest}
         )
-        compare_digests(label_digest(slices), {"labels of the ensemble": model.label_digest})
+        by_fold = read_fold_labels(self.project.workspace, version)
+        compare_digests(training_label_digest(slices, by_fold), {"labels of the ensemble": model.label_digest})
         return f"{detail}, {version.dataset} version {version.number}, {format_count(len(slices), 'slice')}", None
 
     def folds(self, model: EnsembleModel) -> tuple[str, None]:

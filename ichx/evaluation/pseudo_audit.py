@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
+from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.fold_labels import PSEUDO, FoldLabels, read_fold_labels
 from ichx.datasets.fold_numbers import TRAIN_ONLY
+from ichx.datasets.pseudo_parts import different_folds
 from ichx.datasets.shared_patients import of_shared_patients
 from ichx.errors import NotFoundError
 from ichx.evaluation.checks import UnknownError, WrongError
@@ -162,32 +163,3 @@ class PseudoAudit:
                 raise UnknownError(f"the predictions of fold {fold} of experiment {number} are gone")
             if sha256_file(path) != digest:
                 raise UnknownError(f"{path.name} of experiment {number} was predicted again since")
-
-
-def different_folds(
-    project: "Project", origin: dict[str, Any], slices: pd.DataFrame, folds: Folds
-) -> tuple[int, list[str]]:
-    """Compare the folds of labelled slices with those in the training of the networks behind pseudo-labels.
-
-    A patient of fold k whom the networks of fold k have trained on would be validated by a network that has learnt
-    from labels which know this patient.
-
-    Args:
-        project: The open project.
-        origin: What is recorded of the labels.
-        slices: Rows of the catalog of an experiment, `(N,)`.
-        folds: Their folds, `(N,)`.
-
-    Returns:
-        The number of slices that both trainings have, and the ids of those in different folds.
-    """
-    trained = origin["trained_on"]
-    version = project.store.version(trained["dataset"], trained["version"])
-    before = load_version(project.workspace, version).slices
-    assigned = load_folds(project.workspace, version, version.fold_set(trained["fold_set"]), before)
-    rows = pd.Index(before["slice_id"]).get_indexer(pd.Index(slices["slice_id"]))
-    known = (rows >= 0) & (folds != TRAIN_ONLY)
-    known[known] = assigned[rows[known]] != TRAIN_ONLY
-    differs = known.copy()
-    differs[known] = assigned[rows[known]] != folds[known]
-    return int(known.sum()), slices["slice_id"].to_numpy(object)[differs].astype(str).tolist()

@@ -2,6 +2,9 @@
 
 logit p' = a + b logit p (Steyerberg et al., Statistics in Medicine 2004). With b > 0 it changes no ranking and no AUC.
 It is judged out of sample: each patient by a line that was fitted on others. `recalibration_file` stores it.
+
+A line that was fitted on studies, pooled by the maximum, is applied to slices, too: a study's probability stays the
+largest of its slices, and is calibrated; those of slices are then on the scale of studies.
 """
 
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ from ichx.evaluation.bootstrap import MIN_IN_CLASS, MIN_PATIENTS, Interval, mean
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_line, line_coefficients
 from ichx.evaluation.label_rows import LabelRows, label_rows
 from ichx.evaluation.metric import CLIP, FloatArray
-from ichx.evaluation.subgroup_scores import Predicted
+from ichx.evaluation.subgroup_scores import Predicted, Unit
 from ichx.labels import LABELS
 from ichx.text import format_count
 
@@ -53,10 +56,11 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class JudgedLabel:
-    """What a recalibration changes on slices of patients that it was not fitted on."""
+    """What a recalibration changes on patients that it was not fitted on."""
 
     label: str
-    slices: int
+    rows: int
+    """Slices or studies."""
     patients: int
     positives: int
     before: float
@@ -76,8 +80,11 @@ class FittedRecalibration:
     """In the order of `LABELS`."""
     judged: tuple[JudgedLabel, ...]
     """Of the labels that are recalibrated."""
+    unit: Unit
+    """What the lines were fitted on."""
     patients: int
-    slices: int
+    rows: int
+    """Slices or studies of the sample."""
 
 
 def apply_maps(maps: Sequence[LabelMap], p: FloatArray) -> FloatArray:
@@ -86,7 +93,7 @@ def apply_maps(maps: Sequence[LabelMap], p: FloatArray) -> FloatArray:
 
 
 def fit_recalibration(
-    predicted: Predicted, labels: Sequence[str] | None = None, method: Method = "auto"
+    predicted: Predicted, labels: Sequence[str] | None = None, method: Method = "auto", unit: Unit = "slice"
 ) -> FittedRecalibration:
     """Return the recalibration that fits `predicted`, with its judgement.
 
@@ -94,6 +101,7 @@ def fit_recalibration(
         predicted: Predictions of slices of the local sample.
         labels: The labels to recalibrate; None for all that can be. Others stay as they are.
         method: What is fitted.
+        unit: What it is fitted on.
 
     Raises:
         InvalidInputError: There is no such label or method.
@@ -106,14 +114,10 @@ def fit_recalibration(
     if method not in ("auto", "intercept", "slope"):
         raise InvalidInputError(f"Unknown method: {method!r}.", "Use auto, intercept or slope.")
     patients = predicted.slices["patient"].nunique()
-    if patients < MIN_PATIENTS:
-        raise NotReadyError(
-            f"{format_count(patients, 'patient')} are too few for a recalibration.",
-            f"Use a sample of at least {MIN_PATIENTS} patients, {MIN_IN_CLASS} of them with the label.",
-        )
+    check_sample(patients)
     maps, judged = [], []
     for name in LABELS:
-        rows = label_rows(predicted, name)
+        rows = label_rows(predicted, name, unit)
         if labels is not None and name not in labels:
             maps.append(LabelMap(name, "none", why="not requested"))
             continue
@@ -127,7 +131,17 @@ def fit_recalibration(
             "\n".join(f"{one.label} cannot be recalibrated: {one.why}." for one in failed),
             "Use a larger sample, or recalibrate other labels with --label.",
         )
-    return FittedRecalibration(tuple(maps), tuple(judged), patients, len(predicted.slices))
+    count = len(predicted.slices) if unit == "slice" else predicted.slices["study"].nunique()
+    return FittedRecalibration(tuple(maps), tuple(judged), unit, patients, count)
+
+
+def check_sample(patients: int) -> None:
+    """Raise `NotReadyError` if a sample has too few patients."""
+    if patients < MIN_PATIENTS:
+        raise NotReadyError(
+            f"The sample has {format_count(patients, 'patient')}, too few for a recalibration.",
+            f"Use at least {MIN_PATIENTS} patients, {MIN_IN_CLASS} of them with the label and {MIN_IN_CLASS} without.",
+        )
 
 
 def fit_label(label: str, rows: LabelRows, method: Method | Fitted) -> LabelMap:
@@ -154,7 +168,7 @@ def judge_label(label: str, rows: LabelRows, method: Fitted) -> JudgedLabel:
     losses = [_losses(rows.truth, values) for values in (p, after)]
     return JudgedLabel(
         label=label,
-        slices=len(p),
+        rows=len(p),
         patients=len(pd.unique(rows.patients)),
         positives=int(rows.truth.sum()),
         before=float(losses[0].mean()),

@@ -23,6 +23,7 @@ from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.calibration_line import CalibrationLine
 from ichx.evaluation.operating_points import Subject, oof_digest
 from ichx.evaluation.recalibration import Fitted, FittedRecalibration, JudgedLabel, LabelMap, apply_maps
+from ichx.evaluation.subgroup_scores import Unit
 from ichx.experiment_files import RECALIBRATIONS_FILE
 from ichx.files import open_file, write_text
 from ichx.labels import LABELS
@@ -174,6 +175,8 @@ def _write(path: Path, stored: list[Recalibration]) -> None:
 def _parse(found: dict[str, Any]) -> Recalibration:
     fitted = found["fitted"]
     maps = tuple(LabelMap(**one) for one in fitted["maps"])
+    if fitted["unit"] not in get_args(Unit):
+        raise ValueError(f"unknown unit {fitted['unit']!r}")
     if tuple(one.label for one in maps) != LABELS:
         raise ValueError("its labels are not those of ichx")
     for one in maps:
@@ -193,7 +196,7 @@ def _parse(found: dict[str, Any]) -> Recalibration:
     values: dict[str, Any] = {
         **found,
         "folds": tuple(found["folds"]),
-        "fitted": FittedRecalibration(maps, judged, fitted["patients"], fitted["slices"]),
+        "fitted": FittedRecalibration(maps, judged, fitted["unit"], fitted["patients"], fitted["rows"]),
     }
     return Recalibration(**values)
 

@@ -30,6 +30,7 @@ from ichx.evaluation.scored_rows import Truth
 from ichx.experiments.member_features import TableOptions
 from ichx.experiments.prepare import open_cache
 from ichx.experiments.prepared_series import prepare_series, sequence_data
+from ichx.inference.prediction_parts import predict_in_parts, remove_parts
 from ichx.inference.series_networks import open_heads
 from ichx.inference.trained import FoldNetworks, InferenceOptions, Trained, open_networks
 from ichx.labels import LABELS
@@ -315,10 +316,11 @@ def _predict_missing(
             def report(done: int, phase: str = phase) -> None:
                 callbacks.phase(phase, done, len(rows))
 
-            tasks = [PredictionTask(view, report=report) for view in missing]
-            of_views = network.logits_of_views(feed, rows, tasks)
-            for view, logits in zip(missing, of_views, strict=True):
-                path = files.fold(fold).predictions(ROLE, view, version.dataset, version.number)
+            paths = {
+                view: files.fold(fold).predictions(ROLE, view, version.dataset, version.number) for view in missing
+            }
+            for view, logits in predict_in_parts(network, fold, feed, rows, paths, report).items():
+                path = paths[view]
                 drafts.append(
                     PredictionDraft(
                         experiment=number,
@@ -333,6 +335,8 @@ def _predict_missing(
                     )
                 )
             project.store.add_predictions(drafts)
+            for path in paths.values():
+                remove_parts(path)
 
 
 def _predict_missing_series(

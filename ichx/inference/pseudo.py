@@ -31,6 +31,7 @@ from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.overlap import load_identity, write_identity
 from ichx.datasets.shared_patients import of_shared_patients
+from ichx.datasets.summary import summarize
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError
 from ichx.evaluation.choices import views_of
 from ichx.evaluation.nested_score import FittedBlend
@@ -271,8 +272,8 @@ def _store(project: "Project", name: str, data: LoadedDataset, made: _Labels) ->
     slices = data.slices.assign(**dict.fromkeys(LABELS, np.float32(np.nan)))
     folds = np.full(len(slices), TRAIN_ONLY, np.int16)
     digest = fold_digest(slices["slice_id"].to_numpy(object), folds)
-    summary = {key: value for key, value in of.summary.items() if key not in ("masks", "sample", "prevalences")}
-    summary |= {"prevalences": {}, PSEUDO: made.origin, TRANSDUCTIVE: made.transductive}
+    summary = summarize(catalog) | {key: of.summary[key] for key in ("keep_ids", "group_by") if key in of.summary}
+    summary |= {PSEUDO: made.origin, TRANSDUCTIVE: made.transductive}
     draft = VersionDraft(
         dataset=name,
         test_of=None,

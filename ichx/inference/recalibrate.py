@@ -12,7 +12,7 @@ from ichx.datasets.overlap import load_identity, matching_patients
 from ichx.errors import ConflictError, NotFoundError
 from ichx.evaluation.evaluation_count import rows_digest
 from ichx.evaluation.operating_points import Subject, oof_digest
-from ichx.evaluation.recalibration import Method, fit_recalibration
+from ichx.evaluation.recalibration import Method, check_sample, fit_recalibration
 from ichx.evaluation.recalibration_file import (
     Recalibration,
     check_applicable,
@@ -21,6 +21,8 @@ from ichx.evaluation.recalibration_file import (
     find_recalibration,
     store_recalibration,
 )
+from ichx.evaluation.scored_rows import Truth
+from ichx.evaluation.subgroup_scores import Unit
 from ichx.inference.evaluate import predict_labelled
 from ichx.inference.ready_model import ReadyModel
 from ichx.text import format_count
@@ -41,6 +43,8 @@ class RecalibrationRequest:
     labels: Sequence[str] | None = None
     """None: all that can be."""
     method: Method = "auto"
+    unit: Unit | None = None
+    """None: slices, or studies if only labels of studies are known."""
 
 
 def recalibrate(
@@ -59,9 +63,11 @@ def recalibrate(
     name = request.name or request.dataset
     check_name(name)
     subject = subject_of(model)
+    check_sample(project.store.version(request.dataset).patients)  # before predicting it
     found = predict_labelled(project, model, request.dataset, callbacks)
-    fitted = fit_recalibration(found.predicted, request.labels, request.method)
-    ids, values = found.slices["slice_id"], np.nan_to_num(found.labels, nan=-1)
+    unit = request.unit or Truth.of(found.slices).unit
+    fitted = fit_recalibration(found.predicted, request.labels, request.method, unit)
+    ids, values = found.slices["slice_id"], np.nan_to_num(found.labels_to_pool, nan=-1)
     sample = rows_digest(ids, values)[:8] + rows_digest(ids, found.probabilities)[:8]
     made = Recalibration(
         name=name,

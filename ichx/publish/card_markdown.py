@@ -83,7 +83,7 @@ def _model(facts: CardFacts) -> str:
         ("weights (SHA-256)", facts.weights or f"not available: {plain(facts.weights_problem)}"),
         ("created", f"{published.experiment.created:%Y-%m-%d}"),
         ("task", f"probability of {', '.join(LABELS)} hemorrhage per slice and study of a head CT"),
-        ("folds", f"{folds}; predictions are means over these networks"),
+        ("folds", f"{folds}; a new study gets the mean over these networks" if facts.weights else folds),
         ("licence of the trained weights", _told(facts, "license")),
         ("link", _told(facts, "link")),
         ("availability", _told(facts, "availability")),

@@ -28,7 +28,8 @@ def describe_network(one: NetworkFacts) -> str:
     if one.recipe is None:
         return "predictions of another tool"
     kind = "sequence network over the slices of a series" if one.experiment.members else "2D network"
-    return f"{one.experiment.plugin} ({one.recipe.model.backbone}), {kind}"
+    backbone = f" ({one.recipe.model.backbone})" if one.recipe.model.backbone else ""
+    return f"{one.experiment.plugin}{backbone}, {kind}"
 
 
 def known_limitations(facts: CardFacts) -> list[str]:

@@ -54,7 +54,11 @@ def example_slices(project: "Project", published: PublishedPredictions, label: s
         recipe = from_toml(experiment.recipe)
     data, k = published.data, LABELS.index(label)
     rows = pd.Index(data.slices["slice_id"].to_numpy(object)).get_indexer(pd.Index(table.slice_ids)).astype(np.int64)
-    chosen = np.sort(select_slices(table.labels, table.probabilities, series_codes(data.slices)[rows]).sample)
+    known = np.flatnonzero(~np.isnan(table.labels[:, [k, LABELS.index(ANY)]]).any(axis=1))
+    if not len(known):
+        return ExampleSlices(_table([], [], [], []), (), (), (f"No example slices: {label} is unknown.",))
+    labels, series = np.nan_to_num(table.labels[known]), series_codes(data.slices)[rows[known]]
+    chosen = known[np.sort(select_slices(labels, table.probabilities[known], series).sample)]
     truth = table.labels[chosen, k] > 0.5
     order = np.argsort(~truth, kind="stable")
     plugin = project.registry.plugins.get(experiment.plugin)

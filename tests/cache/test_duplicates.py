@@ -167,8 +167,8 @@ def test_the_estimate_loses_no_pair() -> None:
 
 def test_command(ichx: Program, place: Path) -> None:
     listed = ichx("data", "duplicates", "copies", "--against", "ph", "--json", cwd=place)
-    assert len(json.loads(listed.stdout)["patients"]) == 3
+    assert len(json.loads(listed.out)["patients"]) == 3
     shown = ichx("data", "duplicates", "copies", "--against", "ph", cwd=place)
-    assert "3 pairs of patients under different ids" in shown.stdout + shown.stderr
+    assert "3 pairs of patients under different ids" in shown.out + shown.err
     none = ichx("data", "duplicates", "ph", cwd=place)
-    assert "No near-duplicates" in none.stdout + none.stderr
+    assert "No near-duplicates" in none.out + none.err

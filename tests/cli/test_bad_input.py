@@ -231,7 +231,7 @@ def test_full_disk_while_writing_a_phantom(tmp_path: Path) -> None:
     options = ("--patients", 1, "--size", 64, "--prevalence", "any=0.4")
     done = run_with_limit(4, "-m", "ichx", "data", "phantom", "ph", *options, cwd=tmp_path)
     assert (done.code, done.out, list(tmp_path.iterdir())) == (1, "", [])
-    problem, remedy = done.err.splitlines()
+    problem, remedy = done.err.strip().splitlines()
     assert str(tmp_path / "ph") in problem
     assert "File too large" in problem
     assert remedy.startswith("      ")

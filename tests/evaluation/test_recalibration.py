@@ -1,6 +1,7 @@
 """Recalibration: the fit against statsmodels, cross-fitting over patients, refusals, storage."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from ichx.errors import (
     NotFoundError,
     NotReadyError,
 )
-from ichx.evaluation.label_rows import LabelRows
+from ichx.evaluation.label_rows import LabelRows, label_rows
 from ichx.evaluation.operating_points import Subject, oof_digest
 from ichx.evaluation.recalibration import (
     GROUPS,
@@ -120,6 +121,18 @@ def test_labels_that_cannot_be_fitted_stay_and_say_why() -> None:
     after = apply_maps(found.maps, p)
     assert np.array_equal(after[:, :5], p[:, :5])
     assert not np.allclose(after[:, 5], p[:, 5])
+
+
+def test_studies_are_calibrated_by_lines_of_studies() -> None:
+    sample = predicted(120)
+    found = fit_recalibration(sample, ["any"], "slope", "study")
+    assert (found.unit, found.rows) == ("study", 120)
+    rows = label_rows(sample, "any", "study")
+    assert found.maps[5] == fit_label("any", rows, "slope")
+    mapped = replace(sample, probabilities=apply_maps(found.maps, sample.probabilities))
+    after = label_rows(mapped, "any", "study")
+    assert np.allclose(after.probabilities, found.maps[5].apply(rows.probabilities), atol=1e-12)
+    assert after.probabilities.mean() == pytest.approx(after.truth.mean(), abs=1e-9)
 
 
 def test_samples_that_are_too_small_are_refused() -> None:

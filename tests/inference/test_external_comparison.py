@@ -133,10 +133,17 @@ def test_models_are_compared_on_the_same_slices(ichx: Program, root: Path) -> No
     assert paired["study_auc"]["any"]["second"] == pytest.approx(areas[1], abs=1e-9)
     assert paired["studies"]["auc"]["any"]["value"] == pytest.approx(areas[0] - areas[1], abs=1e-9)
     (calls,) = paired["calls"]
-    own = found["operating_points"][0]["calls"]
-    assert calls["sensitivity"]["first"]["value"] == pytest.approx(own["sensitivity"]["value"])
+    own_calls = found["operating_points"][0]["calls"]
+    assert calls["sensitivity"]["first"]["value"] == pytest.approx(own_calls["sensitivity"]["value"])
     theirs = other["operating_points"][0]["calls"]["specificity"]["value"]
     assert calls["specificity"]["second"]["value"] == pytest.approx(theirs)
+    bins = as_json(ichx, root, "evaluate", 1, "--dataset", "ours", "--reliability")["reliability"]["slice"]["any"][
+        "bins"
+    ]
+    assert sum(one["rows"] for one in bins) == found["slices"]["scores"]["count"]
+    own = as_json(ichx, root, "scores", 1, "--reliability")["study"]["any"]
+    assert "reliability of any, per study" in ichx("scores", 1, "--reliability", cwd=root).out
+    assert own["rows"] == sum(one["rows"] for one in own["bins"])
     curve = found["decision_curves"]["slice"]["any"]
     assert curve["rows"] == found["slices"]["scores"]["count"]
     assert len(curve["points"]) == 99

@@ -188,6 +188,35 @@ def test_an_interrupted_prediction_resumes(place: Project, monkeypatch: pytest.M
     assert loaded == [0, 1, 1]
 
 
+def test_a_large_prediction_resumes_within_a_fold(place: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 64 slices: the rerun predicts only the part that failed and those after it, with the same logits."""
+    import ichx.inference.prediction_parts as module
+    from ichx.inference.trained import FoldNetworks
+
+    created(place, name="whole")
+    expected = stored(place, 2, 0)
+    for p in place.store.predictions(2, role="evaluation"):
+        (place.workspace.root / p.path).unlink()
+    monkeypatch.setattr(module, "PART", 64)
+    parts: list[int] = []
+    original = FoldNetworks.logits_of_views
+
+    def interrupted(self: FoldNetworks, feed: object, rows: np.ndarray, tasks: object) -> object:
+        parts.append(int(rows[0]))
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        return original(self, feed, rows, tasks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FoldNetworks, "logits_of_views", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        created(place)
+    created(place)
+    of_first_fold = parts[: len(parts) - (len(expected) - 1) // 64 - 1]
+    assert of_first_fold == [0, 64, *range(64, len(expected), 64)]
+    np.testing.assert_allclose(stored(place, 2, 0), expected, atol=1e-6)
+    assert not list(place.workspace.experiments_dir.rglob("*-part-*"))
+
+
 def test_what_is_refused(place: Project, phantom: PhantomFiles) -> None:
     with pytest.raises(ConflictError, match="in common"):
         created(place, of="ph")  # the labelled patients

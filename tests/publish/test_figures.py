@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from conftest import Program
 
 from ichx.evaluation.operating_points import Subject
 from ichx.labels import LABELS
+from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project
 from ichx.publish import figure_data, figure_drawing
+from ichx.publish.example_slices import example_slices
 from ichx.publish.figure_style import paper_style, series_colours
 from ichx.publish.figures import write_csv
 from ichx.publish.subject import PublishedPredictions, oof_subject
@@ -153,3 +156,33 @@ def test_unknown_names_are_reported(ichx: Program, trained_root: Path, tmp_path:
     ichx("figures", 2, "--dataset", "absent", *out, cwd=trained_root).check_error("not_found", "absent")
     ichx("figures", 2, "--by", "height", *out, cwd=trained_root).check_error("invalid_input", "height")
     assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.slow
+def test_slices_with_an_unknown_label_are_no_examples(published: PublishedPredictions, project: Project) -> None:
+    before = example_slices(project, published, LABEL)
+    assert before.table["truth"].tolist() == sorted(before.table["truth"], reverse=True)
+    labels = published.table.labels.copy()
+    labels[:, LABELS.index(LABEL)] = np.nan
+    unknown = replace(published, table=replace(published.table, labels=labels))
+    found = example_slices(project, unknown, LABEL)
+    assert (len(found.table), found.images) == (0, ())
+    assert LABEL in found.notes[0]
+
+
+@pytest.mark.slow
+def test_an_ensemble_and_another_dataset(ichx: Program, trained_copy: Path, tmp_path: Path) -> None:
+    assert ichx("ensemble", "--members", "1,2", "--method", "mean", cwd=trained_copy).code == 0
+    files = write_phantom(tmp_path / "other", patients=4, seed=5, size=64, prevalence={"any": 0.5})
+    added = ichx("data", "add", "ours", files.train, "--labels", files.train_labels, "--folds", 0, cwd=trained_copy)
+    assert added.code == 0, added.err
+    done = ichx("figures", "--ensemble", 1, "--dataset", "ours", "--out", tmp_path / "f", "--json", cwd=trained_copy)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["source"] == "on ours version 1, an external dataset"
+    roc = pd.read_csv(tmp_path / "f" / "roc-labels.csv")
+    scores = json.loads(ichx("evaluate", "--ensemble", 1, "--dataset", "ours", "--json", cwd=trained_copy).out)
+    areas = roc[roc["series"] == "area"]
+    assert len(areas) > 0
+    for label, area in zip(areas["label"], areas["y"], strict=True):
+        assert area == pytest.approx(scores["studies"]["labels"][label]["auc"]["value"]), label
+    assert "2 evaluations of 1 different prediction" in ichx("data", "show", "ours", cwd=trained_copy).out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ichx.datasets.formats.files import FormatFiles
 from ichx.datasets.label_table import LabelTable
+from ichx.datasets.series_rules import SeriesChoice
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class FormatContents:
     """The masks are complete: slices of volumes with a mask are labelled by its content."""
     readers: Mapping[str, LabelTable] = field(default_factory=dict)
     """Labels of single readers by name, if the dataset has several."""
+    flags: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What else is known of studies, e.g. `chronic_bleed`: by name of the flag and folder of the study, 0 or 1."""
+    series: SeriesChoice = "all"
+    """Which series of a study are added unless the user chooses."""
     notes: tuple[str, ...] = ()
     """What a user should know about how the source was read, one sentence each."""
 
@@ -81,6 +86,8 @@ class DatasetFormat:
     """Terms of use as far as they are known, in one line."""
     read: Callable[[FormatFiles], FormatContents]
     """Returns what a source contains. Raises `IchxError` if it has another layout."""
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Choices of each option by its name, the default first; `FormatFiles.option` returns the user's."""
     write_replica: Callable[[Path, ReplicaOptions, Callable[[int, int], None]], int] | None = None
     """Writes a miniature replica of synthetic studies into an empty folder and reports (done, total) studies; returns
     the number of slices. See `ichx.datasets.formats.replica.replica_studies`."""

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,15 +19,23 @@ LARGEST_TABLE = 1 << 28
 class FormatFiles:
     """The files of the source of a dataset."""
 
-    def __init__(self, source: Path, name: str) -> None:
-        """List the files of `source`, which should have the format `name`. Raises like `list_files`."""
+    def __init__(self, source: Path, name: str, options: Mapping[str, str] | None = None) -> None:
+        """List the files of `source`, which should have the format `name`. Raises like `list_files`.
+
+        `options` are values of the format's options by name.
+        """
         self.source = source
+        self._options = dict(options or {})
         self._format = name
         files = list_files(source)
         self.names: list[str] = files.names
         """POSIX paths relative to the source, sorted."""
         self._locate: Callable[[int], FileLocation] = files.locate
         self._number = {name: number for number, name in enumerate(self.names)}
+
+    def option(self, name: str) -> str:
+        """Return the value of an option of the format."""
+        return self._options[name]
 
     def find(self, pattern: str) -> list[str]:
         """Return the names in which the regular expression `pattern` is found, in any case."""

@@ -1,7 +1,7 @@
 """Finds formats: the built-in ones, and those that packages declare in the entry-point group `ichx.formats`."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -9,12 +9,12 @@ from typing import Final
 
 from ichx.datasets.formats.contract import DatasetFormat, FormatContents
 from ichx.datasets.formats.files import FormatFiles
-from ichx.errors import NotFoundError
+from ichx.errors import NotFoundError, raise_problems
 
 GROUP: Final = "ichx.formats"
 """Entry-point group. An entry point names a `DatasetFormat`."""
 
-BUILT_IN: Final[tuple[str, ...]] = ("bhsd", "ct_ich", "instance22", "mbh_seg", "seg_cq500")
+BUILT_IN: Final[tuple[str, ...]] = ("bhsd", "bhx", "cq500", "ct_ich", "instance22", "mbh_seg", "seg_cq500")
 """Modules of this package with a constant `FORMAT`."""
 
 
@@ -55,10 +55,21 @@ def load_formats(points: Iterable[EntryPoint] | None = None) -> FormatRegistry:
     return FormatRegistry(dict(sorted(found.items())), tuple(warnings))
 
 
-def read_format(name: str, source: Path) -> FormatContents:
-    """Return what `source` contains in the format `name`.
+def read_format(name: str, source: Path, options: Mapping[str, str] | None = None) -> FormatContents:
+    """Return what `source` contains in the format `name`, with `options` of the format by name.
 
-    Raises `NotFoundError` for an unknown format and `IchxError` if the source has another layout.
+    Raises `NotFoundError` for an unknown format, `InvalidInputError` for an option that it does not have, and
+    `IchxError` if the source has another layout.
     """
     declared = load_formats().get(name)
-    return declared.read(FormatFiles(source, name))
+    problems = []
+    for option, value in (options or {}).items():
+        choices = declared.options.get(option)
+        if choices is None:
+            known = ", ".join(declared.options) or "none"
+            problems.append(f"The format {name!r} has no option {option!r}. Its options: {known}.")
+        elif value not in choices:
+            problems.append(f"Invalid value of {option!r}: {value!r}. Use {' or '.join(choices)}.")
+    raise_problems(problems, "Use --format-option NAME=VALUE with a name and a value of the format.")
+    chosen = {option: choices[0] for option, choices in declared.options.items()} | dict(options or {})
+    return declared.read(FormatFiles(source, name, chosen))
