@@ -10,13 +10,10 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
 
 from ichx.ct.defects import LARGEST, MOST_FRAMES, SMALLEST, DicomDefectError
 from ichx.ct.header import (
@@ -31,6 +28,9 @@ from ichx.ct.header import (
 )
 from ichx.ct.pixels import DecodedSlice, plainly_hu, values_to_hu
 
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
 NIFTI_SYNTAX: Final = "NIfTI"
 """Transfer syntax of the slices of a volume in a catalog."""
 
@@ -42,6 +42,9 @@ THICK: Final = 1.5
 
 LEAST_DETERMINANT: Final = 0.05
 """Least volume that the directions of the axes span; 1 if they are at right angles."""
+
+SAMPLED: Final = 2_000_000
+"""About how many voxels show whether a volume is a CT."""
 
 MASK_VALUES: Final = frozenset((*range(6), 255))
 """Values of masks; a volume with no others is one."""
@@ -102,6 +105,8 @@ class VolumeHeader:
     @cached_property
     def _world(self) -> list[int]:
         """Return the patient's axis (x, y, z) next to each stored axis, all distinct."""
+        from nibabel.orientations import io_orientation  # nibabel takes long to import, and most files are DICOM
+
         nearest = io_orientation(_TO_LPS @ self.affine)  # type: ignore[no-untyped-call]
         return [int(axis) for axis in nearest[:, 0]]
 
@@ -177,7 +182,8 @@ class Volume:
 
     def require_ct(self) -> None:
         """Raise `DicomDefectError` if the values are those of a mask, or not plainly HU."""
-        sample = self.stored[:, ::2, ::2].astype(np.float64) * self.header.slope + self.header.intercept
+        step = max(1, round((self.voxels.size / SAMPLED) ** (1 / 3)))
+        sample = self.stored[::step, ::step, ::step].astype(np.float64) * self.header.slope + self.header.intercept
         sample = sample[np.isfinite(sample)]
         if not sample.size:
             raise DicomDefectError("not_hu", "no value is a number")
@@ -280,14 +286,19 @@ def _is_header(head: bytes) -> bool:
 
 def _parse(head: bytes) -> VolumeHeader:
     """Return the header in the first bytes of a file."""
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
     if head[344:347] == b"ni1" or head[4:7] == b"ni2":
         raise DicomDefectError("damaged_header", "a NIfTI of two files (.hdr and .img): convert it to one .nii file")
-    kind = nibabel.Nifti2Header if head[4:7] == b"n+2" else nibabel.Nifti1Header
+    kind = Nifti2Header if head[4:7] == b"n+2" else Nifti1Header
     try:
         found = kind.from_fileobj(BytesIO(head), check=False)  # type: ignore[no-untyped-call]
         shape, dtype = tuple(map(int, found.get_data_shape())), found.get_data_dtype()
         offset, (slope, intercept) = int(found.get_data_offset()), found.get_slope_inter()
-    except (HeaderDataError, ValueError, KeyError, OverflowError, nibabel.wrapstruct.WrapStructError) as error:
+    except (HeaderDataError, ValueError, KeyError, OverflowError, WrapStructError) as error:
         raise DicomDefectError("damaged_header", str(error) or "cannot be parsed") from error
     if len(shape) > 3 and any(n != 1 for n in shape[3:]):
         raise DicomDefectError("several_volumes", f"{' x '.join(map(str, shape))} voxels")
@@ -308,8 +319,10 @@ def _parse(head: bytes) -> VolumeHeader:
     return header
 
 
-def _affine(found: "nibabel.Nifti1Header") -> tuple[npt.NDArray[np.float64], bool, bool]:
+def _affine(found: "Nifti1Header") -> tuple[npt.NDArray[np.float64], bool, bool]:
     """Return the affine to LPS in mm, whether the file has it, and whether it has plausible spacings."""
+    from nibabel.spatialimages import HeaderDataError
+
     try:
         unit = _UNITS.get(found.get_xyzt_units()[0], 1.0)  # type: ignore[no-untyped-call]
     except KeyError:

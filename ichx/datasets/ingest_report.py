@@ -14,8 +14,9 @@ from ichx.datasets.series import describe_geometry
 from ichx.datasets.series_selection import SeriesSelection
 from ichx.datasets.subgroups import unusual_studies
 from ichx.datasets.summary import describe_assumptions, format_defects
+from ichx.datasets.volumes import SUFFIX
 from ichx.labels import LABELS
-from ichx.text import format_count, format_examples
+from ichx.text import EXAMPLES, format_count, format_examples
 
 
 def reading_warnings(slices: pd.DataFrame) -> list[str]:
@@ -63,10 +64,21 @@ class IngestReport:
             frames = (catalog["frame"] > 0).any()
             what = ("file or frame", "files or frames") if frames else ("file", "files")
             self.warn(f"Excluded {format_count(sum(defects.values()), *what)}: {format_defects(catalog)}.")
+        self._add_volumes(catalog)
         self.add_ids(summary)
         self.add_acquisition(slices, summary)
         for warning in reading_warnings(slices):
             self.warn(warning)
+
+    def _add_volumes(self, catalog: pd.DataFrame) -> None:
+        """Name NIfTI files that were excluded as a whole."""
+        excluded = catalog[catalog["defect"].notna() & (catalog["frame"] == 0)]
+        excluded = excluded[excluded["file"].str.contains(SUFFIX)]
+        if len(excluded):
+            rows = excluded[["file", "defect", "detail"]].head(EXAMPLES).itertuples(index=False)
+            examples = [f"{file} ({detail or defect})" for file, defect, detail in rows]
+            count = format_count(len(excluded), "NIfTI file")
+            self.warn(f"Excluded {count}{format_examples(examples, len(excluded))}.")
 
     def add_selection(self, selection: SeriesSelection) -> None:
         """Report which series were selected, and which were left out and why."""
@@ -128,6 +140,12 @@ class IngestReport:
             known = [f"{name} {c['known']:,} ({c['positive']:,} positive)" for name, c in by_label.items()]
             total = next(c["known"] + c["unknown"] for c in by_label.values())
             self.inform(f"Known labels of {total:,} {what}: {', '.join(known)}.")
+        one_sided = [name for name, c in counts["slices"].items() if c["known"] and c["positive"] == c["known"]]
+        if one_sided and joined.groups is None:
+            self.warn(
+                f"Known for positive slices only: {', '.join(one_sided)}. A network cannot learn when they are absent, "
+                "and its predictions of them are of no use."
+            )
         unlabelled = np.isnan(slices[list(LABELS)].to_numpy(np.float32)).all(axis=1)
         if joined.groups is not None:
             unlabelled &= ~slices["study"].isin(joined.groups["study"]).to_numpy()

@@ -231,7 +231,8 @@ def _raise_rejected(pairs: Sequence[MaskOfVolume], found: list[VolumeMask]) -> N
 def pair_masks(source: Path, names: Sequence[str], catalog: pd.DataFrame) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the file of the volume of each mask in `names`, files under `source`, and the masks without a volume.
 
-    A mask has the path of its volume, the name of its volume, or a name that adds `_mask`, `_seg` or `_label` to it.
+    A mask has the path of its volume, the name of its volume, also without `_0000`, or a name that adds `_mask`, `_seg`
+    or `_label` to it.
 
     Raises:
         InvalidInputError: No mask has a volume, or a volume has several masks.
@@ -240,6 +241,7 @@ def pair_masks(source: Path, names: Sequence[str], catalog: pd.DataFrame) -> tup
     volumes = volumes.drop_duplicates("file")
     by_path = {SUFFIX.sub("", name): name for name in volumes["file"]}
     by_name = {slice_id.rpartition("#")[0]: file for file, slice_id in volumes.itertuples(index=False)}
+    by_name |= {name.removesuffix("_0000"): file for name, file in by_name.items()}  # of the channel, in nnU-Net
     pairs, others = [], []
     masks_of: dict[str, list[str]] = defaultdict(list)
     for name in names:

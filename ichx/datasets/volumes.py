@@ -11,7 +11,7 @@ from typing import BinaryIO, Final, Protocol
 from ichx.ct.dicom import DecodedSlice, SliceHeader, read_headers
 from ichx.ct.nifti import Volume, is_nifti, read_volume, read_volume_header
 
-SUFFIX: Final = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+SUFFIX: Final = re.compile(r"\.nii(?:\.gz)?$", re.IGNORECASE)
 """Ends of the names of NIfTI files."""
 
 

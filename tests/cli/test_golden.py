@@ -41,6 +41,7 @@ CASES = {
         "data add more {train} --labels {labels}",
         "data add more {train} --labels {labels}",
         "data add more nowhere",
+        "data add more {train} --format ct-ich",
         "data add more {train} --labels {sample}",
     ),
     "data list": ("data list",),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Program
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nibabel import orientations
 from nifti_files import convert, sorted_slices, write_raw
 from zip_files import zip_folder
@@ -138,6 +141,52 @@ def test_a_volume_without_affine_is_used_with_an_assumption(tmp_path: Path, imag
     assert slices["by_number"].all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-40, 40)] * 3),
+    axes=st.sampled_from(["RAS", "LPI", "ASL", "PIR", "SPR", "IRA"]),
+    shear=st.floats(-0.4, 0.4),
+    thickness=st.floats(0.6, 8),
+)
+def test_the_place_of_a_pixel_is_that_of_its_voxel(
+    angles: tuple[float, float, float], axes: str, shear: float, thickness: float
+) -> None:
+    """The header of a slice places each pixel where the affine places the voxel with the same value."""
+    turn = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(angles)):
+        a, b = [i for i in range(3) if i != axis]
+        one = np.eye(3)
+        one[a, a] = one[b, b] = np.cos(angle)
+        one[a, b], one[b, a] = -np.sin(angle), np.sin(angle)
+        turn = turn @ one
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([0.45, 0.5, thickness]) @ np.array([[1, 0, 0], [0, 1, shear], [0, 0, 1]])
+    affine[:3, 3] = 3, -7, 11
+    shape = (20, 24, 17)
+    values = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    change = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt(tuple(axes)))
+    turned = orientations.apply_orientation(values, change)
+    moved = affine @ orientations.inv_ornt_aff(change, shape)
+    image = nibabel.Nifti1Image(turned, moved)
+    volume = read_volume(BytesIO(image.to_bytes()))
+    to_lps = np.diag([-1.0, -1, 1, 1]) @ image.affine
+    for frame in (1, volume.header.count):
+        header = volume.header.slice_header(frame)
+        assert header.position is not None
+        assert header.orientation is not None
+        assert header.spacing is not None
+        pixels = volume.stored[frame - 1]
+        assert pixels.shape == (header.rows, header.columns)
+        right, down = np.array(header.orientation[:3]), np.array(header.orientation[3:])
+        for row, column in ((0, 0), (header.rows - 1, 0), (5, header.columns - 1)):
+            voxel = np.argwhere(turned == pixels[row, column])[0]
+            place = np.array(header.position) + column * header.spacing[1] * right + row * header.spacing[0] * down
+            np.testing.assert_allclose(place, (to_lps @ [*voxel, 1])[:3], atol=1e-3)
+        if thickness > 2:  # slices are axial: columns to the left, rows to the back
+            assert right[0] > 0.2
+            assert down[1] > 0.2
+
+
 def test_what_is_not_one_ct_is_refused_by_name(tmp_path: Path, image: nibabel.Nifti1Image) -> None:
     stored = np.asanyarray(image.dataobj)
     cases = {
@@ -260,3 +309,12 @@ def test_a_source_without_any_ct_volume_is_a_clear_error(
     nibabel.Nifti1Image(np.stack([stored, stored], -1), image.affine).to_filename(tmp_path / "time.nii.gz")
     failed = ichx("data", "add", "v", tmp_path / "time.nii.gz", "--json", cwd=root)
     failed.check_error("invalid_input", "several_volumes")
+
+
+def test_excluded_volumes_are_named(tmp_path: Path, image: nibabel.Nifti1Image, ichx: Program) -> None:
+    root = init_workspace(tmp_path / "ws").root
+    content = write_raw(tmp_path / "data" / "a.nii.gz", image).read_bytes()
+    (tmp_path / "data" / "cut.nii.gz").write_bytes(content[: len(content) // 3])
+    added = ichx("data", "add", "v", tmp_path / "data", cwd=root)
+    assert added.code == 0, added.err
+    assert "cut.nii.gz" in added.err

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 
@@ -41,9 +40,11 @@ def relative(name: str, folder: str) -> str:
 
 def write_volume(path: Path, values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], study: PhantomStudy) -> None:
     """Write `values` (slices, rows, columns) of a synthetic study as converters store them: (x, y, z) in RAS."""
+    from nibabel.nifti1 import Nifti1Image
+
     rows, columns = values.shape[1:]
     affine = np.diag([study.spacing, study.spacing, study.thickness, 1.0])
     affine[:2, 3] = -study.spacing * (columns - 1) / 2, -study.spacing * (rows - 1) / 2
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nibabel.Nifti1Image(values.transpose(2, 1, 0), _LPS_TO_RAS @ affine)  # type: ignore[no-untyped-call]
+    image = Nifti1Image(values.transpose(2, 1, 0), _LPS_TO_RAS @ affine)  # type: ignore[no-untyped-call]
     image.to_filename(path)
