@@ -126,10 +126,13 @@ def matching_patients(keys: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
 
 def matching_slices(slices: pd.DataFrame, slice_ids: "pd.Series[str]") -> npt.NDArray[np.bool_]:
     """Return which rows of a catalog are among `slice_ids`, (N,); numbers of volumes with common names do not count."""
-    named = slices["slice_id"]
-    common = named.str.contains("#", regex=False) & ~named.str.contains(_PUBLIC)
-    is_volume = slices["file"].str.contains(_VOLUME)
-    return np.asarray(named.isin(slice_ids) & ~(common & is_volume), bool)
+    known = set(slice_ids.to_numpy(object))  # `isin` of strings in Arrow is ten times slower
+    same = np.array([name in known for name in slices["slice_id"].to_numpy(object)], bool)
+    rows = np.flatnonzero(same)
+    named, files = slices["slice_id"].iloc[rows], slices["file"].iloc[rows]
+    common = named.str.contains("#", regex=False) & ~named.str.contains(_PUBLIC) & files.str.contains(_VOLUME)
+    same[rows[common.to_numpy(bool)]] = False
+    return same
 
 
 def find_overlaps(
@@ -171,11 +174,16 @@ def find_overlaps(
 
 def _paths(files: "pd.Series[Any]") -> npt.NDArray[np.object_]:
     """Return the part of each file's name that may contain ids: its folders, and the name of a volume."""
-    codes, names = pd.factorize(files)
-    parts = [
-        name if _VOLUME.search(name) or _RSNA.search(name) else name.rpartition("/")[0] for name in map(str, names)
-    ]
-    return np.array(parts, object)[codes]
+    names = files.to_numpy(object)
+    parts = [name if _is_named(name) else name.rpartition("/")[0] for name in names]
+    return np.array(parts, object)
+
+
+def _is_named(file: str) -> bool:
+    """Whether the name of a file without its folders may be an id."""
+    return ("_ID_" in file and _RSNA.search(file) is not None) or (
+        ".nii" in file.lower() and _VOLUME.search(file) is not None
+    )
 
 
 def _reliable(ids: pd.DataFrame, column: str) -> "pd.Series[bool]":

@@ -17,6 +17,7 @@ from ichx.evaluation.operating_points import (
     apply_thresholds,
     stored_thresholds,
 )
+from ichx.evaluation.recalibration_file import Recalibration, stored_recalibrations
 from ichx.evaluation.scorecard import Scorecard, oof_scores, part_scores
 from ichx.evaluation.subgroup_scores import MAX_GROUPS, SubgroupScores, subgroup_scores
 from ichx.inference.trained import Trained, find_trained
@@ -88,6 +89,8 @@ class CardFacts:
     groups: dict[str, tuple[GroupCount, ...]]
     """Of the dataset of the experiment, by field."""
     thresholds: tuple[ChosenThreshold, ...]
+    recalibrations: tuple[Recalibration, ...]
+    """Stored ones; the scores above are those without."""
     external: tuple[ScoredPredictions, ...]
     """Evaluations on other datasets, as far as they were requested."""
     evaluations: "tuple[EvaluationRecord, ...]"
@@ -122,7 +125,7 @@ def card_facts(
     Raises:
         InvalidInputError: A field is unknown.
         NotReadyError: No slice has a value of a field.
-        CorruptFileError: The stored thresholds are damaged.
+        CorruptFileError: The stored thresholds or recalibrations are damaged.
     """
     subject = published.subject
     thresholds = tuple(stored_thresholds(project, subject))
@@ -142,6 +145,7 @@ def card_facts(
         weights_problem=problem,
         groups=_groups(published),
         thresholds=thresholds,
+        recalibrations=tuple(stored_recalibrations(project, subject)),
         external=tuple(scored_predictions(one, fields, thresholds) for one in external),
         evaluations=tuple(of_model),
         counts={name: count_evaluations(project, name) for name in dict.fromkeys([*evaluated, *tests])},
@@ -184,6 +188,7 @@ def scores_document(facts: CardFacts) -> dict[str, Any]:
         "out_of_fold": facts.scored.card,
         "subgroups": facts.scored.subgroups,
         "thresholds": facts.thresholds,
+        "recalibrations": facts.recalibrations,
         "external": [
             {
                 "dataset": one.published.data.version.dataset,

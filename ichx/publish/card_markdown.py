@@ -12,6 +12,7 @@ from ichx.publish.card_tables import (
     call_cells,
     call_table,
     describe_intervals,
+    recalibration_tables,
     score_tables,
     subgroup_tables,
 )
@@ -55,6 +56,7 @@ def card_markdown(facts: CardFacts) -> str:
         "## Calibration",
         "Of slices. Calibrated: intercept 0, slope 1. Too extreme: slope below 1.",
         calibration_table(facts.scored),
+        *recalibration_tables(facts.recalibrations),
         "## Subgroups",
         *subgroup_tables(facts.scored),
         "## External evaluation",

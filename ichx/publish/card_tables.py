@@ -5,6 +5,7 @@ from typing import Final
 
 from ichx.evaluation.bootstrap import Bootstrap, Interval
 from ichx.evaluation.call_scores import CallScores
+from ichx.evaluation.recalibration_file import Recalibration
 from ichx.labels import LABELS
 from ichx.publish.card_facts import ScoredPredictions
 from ichx.publish.markdown import number, plain, table
@@ -98,3 +99,26 @@ def subgroup_tables(scored: ScoredPredictions) -> list[str]:
 def interval(found: Interval) -> str:
     """Return a score with its interval."""
     return number(found.value, found.low, found.high)
+
+
+def recalibration_tables(stored: Sequence[Recalibration]) -> list[str]:
+    """Return a sentence and a table per stored recalibration."""
+    parts = []
+    for one in stored:
+        fitted = one.fitted
+        judged = {row.label: row for row in fitted.judged}
+        rows = []
+        for of in fitted.maps:
+            row = judged.get(of.label)
+            change = "-" if row is None else interval(row.difference)
+            slope = interval(row.line_after.slope) if row is not None else "-"
+            line = "unchanged" if of.method == "none" else f"{of.intercept:.4f} + {of.slope:.4f} logit"
+            rows.append((of.label, line, change, slope))
+        heads = ("label", "new logit", "change of the log loss out of sample", "slope out of sample")
+        parts += [
+            f"Recalibration {plain(one.name)} (digest {one.digest}), fitted on {fitted.rows:,} "
+            f"{'slices' if fitted.unit == 'slice' else 'studies'} of {format_count(fitted.patients, 'patient')} of "
+            f"{plain(one.dataset)} version {one.dataset_version}, tta {one.tta}. Scores above are without it.",
+            table(heads, rows),
+        ]
+    return parts

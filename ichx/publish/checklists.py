@@ -85,6 +85,7 @@ def artefacts(facts: CardFacts) -> dict[str, Artefact]:
         "thresholds": "[operating points](card.md#operating-points)" if facts.thresholds else "",
         "subgroups": "[subgroups](card.md#subgroups)" if facts.scored.subgroups else "",
         "external": "[external evaluation](card.md#external-evaluation)" if facts.evaluations else "",
+        "recalibration": "[recalibrations](card.md#calibration)" if facts.recalibrations else "",
         "weights": f"weights SHA-256 {facts.weights}" if facts.weights else "",
     }
     told = {

@@ -247,6 +247,7 @@ def _parameters(found: FilePredictions, model: ReportedModel) -> "Sequence[str]"
         f"weights SHA-256 {model.weights}",
         f"mean {found.average} over folds {folds}, tta {found.tta}, {found.precision}",
         "certainty of a study: maximum over its slices",
+        *([] if found.recalibrated is None else [f"recalibration {found.recalibrated}"]),
         *rules,
     ]
 

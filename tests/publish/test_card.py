@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,22 @@ import jsonschema
 import pytest
 from conftest import Program
 
+from ichx.errors import InvalidInputError
+from ichx.evaluation.operating_points import Subject
+from ichx.evaluation.recalibration import FittedRecalibration, LabelMap
+from ichx.evaluation.recalibration_file import Recalibration, store_recalibration
+from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
+from ichx.project import Project
 from ichx.publish.about import FIELDS, read_about, write_template
 from ichx.publish.atlas import atlas_schema
+from ichx.publish.card_facts import card_facts
+from ichx.publish.card_markdown import card_markdown
 from ichx.publish.card_tables import METRICS
 from ichx.publish.checklist_items import CLAIM, TRIPOD
+from ichx.publish.checklists import checklist_markdown
 from ichx.publish.markdown import number, plain
+from ichx.publish.subject import oof_subject
 
 LABEL = "intraparenchymal"
 ENDS = ("value", "low", "high")
@@ -213,3 +224,20 @@ def test_all_problems_of_the_authors_file_are_reported(ichx: Program, trained_ro
     ichx("card", 2, "--out", tmp_path, "--json", cwd=trained_root).check_error("invalid_input", "about.toml")
     shutil.rmtree(tmp_path)
     ichx("card", 9, "--json", cwd=trained_root).check_error("not_found", "9")
+
+
+@pytest.mark.slow
+def test_a_stored_recalibration_is_shown(project: Project) -> None:
+    subject = Subject(2)
+    maps = tuple(LabelMap(label, "slope" if label == LABEL else "none", 0.25, 1.5) for label in LABELS)
+    fitted = FittedRecalibration(maps, (), "slice", 40, 400)
+    made = Recalibration("local|site", "ours", 2, "none", "logit", (0, 1), fitted, "0" * 16, "1" * 16, "2026-01-01")
+    with pytest.raises(InvalidInputError):
+        store_recalibration(project, subject, made)
+    store_recalibration(project, subject, replace(made, name="local-site"))
+    facts = card_facts(project, oof_subject(project, subject))
+    card = card_markdown(facts)
+    assert "Recalibration local-site" in card
+    assert f"| {LABEL} | 0.2500 + 1.5000 logit |" in card
+    rows = [line for line in checklist_markdown("tripod-ai.md", facts).splitlines() if line.startswith("| 24 |")]
+    assert "card.md#calibration" in rows[0]
