@@ -77,7 +77,7 @@ def test_an_evaluation_has_scores_curves_thresholds_and_slices(
                 values = shares(p.sensitivity, p.specificity, p.positive_predictive_value, p.negative_predictive_value)
                 rows.append([label, p.rule, threshold, *values])
             if not points:
-                rows.append([label, "undefined: only one class"])
+                rows.append([label, "undefined: only one class is known"])
         assert found == rows
     for name, found in (("label-scores", evaluation.slices), ("study-scores", evaluation.studies)):
         auc = {row[0]: row[2] for row in page.tables[name][1:]}
