@@ -18,7 +18,7 @@ import pytest
 from built_once import built_once
 from hypothesis import settings
 
-pytest_plugins = ["slow_tests", "web_site", "report_browser", "fake_studies"]
+pytest_plugins = ["slow_tests", "web_site", "report_browser", "fake_studies", "mixed_sites"]
 
 settings.register_profile("any speed", deadline=None)  # a busy machine fails no test
 settings.load_profile("any speed")

@@ -35,9 +35,10 @@ def plan_dataset_caches(cache_dir: Path, data: LoadedDataset, specs: Sequence[Ca
     parts = split_parts(data.version, data.slices)
     if not parts:
         return plans
-    of_parts = [plan_caches(cache_dir, part.part.dataset, part.slices, specs) for part in parts]
+    of_parts = zip(*(plan_caches(cache_dir, part.part.dataset, part.slices, specs) for part in parts), strict=True)
     return [
-        replace(plan, missing=(), parts=tuple(of_part[at] for of_part in of_parts)) for at, plan in enumerate(plans)
+        replace(plan, complete=all(part.complete for part in of_plan), missing=(), parts=of_plan)
+        for plan, of_plan in zip(plans, of_parts, strict=True)
     ]
 
 

@@ -32,7 +32,7 @@ def build_on_cluster(
     plans = [plan for request in request_caches(project, name, specs, for_) for plan in request.plans]
     for plan in plans:
         info(str(plan))
-    missing = sum(len(plan.missing) for plan in plans)
+    missing = sum(plan.missing_shards for plan in plans)
     if all(plan.complete for plan in plans):
         return
     count = max(min(jobs, missing), 1)
@@ -43,5 +43,5 @@ def build_on_cluster(
     submit_command(project, placement, CommandRequest("cache", commands), as_json=as_json, show_output=False)
     left = [plan for request in request_caches(project, name, specs, for_) for plan in request.plans]
     if not all(plan.complete for plan in left):
-        shards = sum(len(plan.missing) for plan in left)
+        shards = sum(plan.missing_shards for plan in left)
         raise ProcessError(f"{shards} shards of {name} are still missing.", "Rerun the command to build them.")

@@ -81,6 +81,8 @@ def show(
         return
     console.print(f"experiment {number}: {experiment.name} ({experiment.state})", markup=False, style="bold")
     facts = _facts(experiment, version.fold_set(experiment.fold_set).leaking_patients)
+    if version.part_names:
+        facts.insert(1, ("mixture of", version.source))
     if names:
         facts.append(("members", ", ".join(f"{member} ({name})" for member, name in names.items())))
     if readers:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ichx.cli.comparison_tables import format_bounds
 from ichx.cli.output import console, info, print_json, warn
 from ichx.cli.parameters import (
     AsJson,
@@ -28,7 +29,6 @@ from ichx.labels import LABELS
 from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Interval
     from ichx.evaluation.operating_points import Subject
     from ichx.evaluation.recalibration import Method
     from ichx.evaluation.recalibration_file import Recalibration
@@ -156,23 +156,16 @@ def describe(stored: "Recalibration") -> str:
 def print_recalibration(title: str, stored: "Recalibration") -> None:
     """Print the map of each label, and what it does to patients that it was not fitted on."""
     fitted = stored.fitted
-    judged = {one.label: one for one in fitted.judged}
     rows = []
-    for one in fitted.maps:
-        if (found := judged.get(one.label)) is None:
-            continue
-        parts = "intercept" if one.method == "intercept" else "intercept and slope"
-        rows.append(
-            (
-                one.label,
-                f"{parts}\n{one.intercept:+.3f}, {one.slope:.3f}",
-                f"{format_value(found.before)}\n{format_value(found.after)}",
-                _format(found.difference, 5),
-                f"{_format(found.line_before.in_the_large)}\n{_format(found.line_after.in_the_large)}",
-                f"{_format(found.line_before.slope)}\n{_format(found.line_after.slope)}",
-            )
-        )
-    heads = ("label", "fitted", "log loss, before and after", "difference", "intercept", "slope")
+    for found in fitted.judged:
+        for what, loss, line in (
+            ("before", found.before, found.line_before),
+            ("after", found.after, found.line_after),
+        ):
+            value = format_value(loss)
+            rows.append((f"{found.label}\n{what}", value, format_bounds(line.in_the_large), format_bounds(line.slope)))
+        rows.append((f"{found.label}\ndifference", format_bounds(found.difference, 4), "", ""))
+    heads = ("label", "log loss", "intercept", "slope")
     units = (
         format_count(fitted.rows, "slice") if fitted.unit == "slice" else format_count(fitted.rows, "study", "studies")
     )
@@ -185,11 +178,5 @@ def print_recalibration(title: str, stored: "Recalibration") -> None:
     for one in fitted.maps:
         if one.method == "none":
             console.print(f"{one.label} stays as it is: {one.why}", style="dim", markup=False)
-
-
-def _format(found: "Interval", digits: int = 3) -> str:
-    if found.value is None:
-        return "-"
-    if found.low is None or found.high is None:
-        return f"{found.value:.{digits}f}"
-    return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+        else:
+            console.print(f"{one.label}: logit p' = {one.intercept:.4f} + {one.slope:.4f} logit p", markup=False)

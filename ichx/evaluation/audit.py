@@ -30,6 +30,7 @@ from ichx.evaluation.feature_tables import read_table
 from ichx.evaluation.member_outputs import current_inputs, inputs_of, read_inputs, trained_inputs
 from ichx.evaluation.members import experiment_pins
 from ichx.evaluation.metric import probabilities
+from ichx.evaluation.mixture_audit import check_parts
 from ichx.evaluation.oof import fold_problems, leak_problem, read_oof
 from ichx.evaluation.predictions import Predictions, read_predictions
 from ichx.evaluation.pseudo_audit import PseudoAudit
@@ -101,6 +102,8 @@ class _Auditor(Checks):
             folds = self.check("folds", self.folds, slices)
         if slices is not None and folds is not None:
             self.check("patients", self.patients, slices, folds)
+            if self.version.part_names:
+                self.check("parts", check_parts, self.project, self.version, self.fold_set.name, slices, folds)
             for labelled in pseudo_versions(self.project, self.version):
                 self.pseudo_labels(labelled, slices, folds)
             if self.experiment.subset < 1:

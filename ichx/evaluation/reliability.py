@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ichx.evaluation.bootstrap import DRAWS, MIN_IN_CLASS, Interval, percentile_interval
+from ichx.evaluation.bootstrap import DRAWS, MIN_IN_CLASS, MIN_PATIENTS, Interval, percentile_interval
 from ichx.evaluation.choices import Pooling
 from ichx.evaluation.label_rows import label_rows
 from ichx.evaluation.metric import FloatArray
@@ -105,10 +105,19 @@ def reliability_curves(
     pooling: Pooling = "max",
     binning: Binning = "rows",
 ) -> dict[str, ReliabilityCurve]:
-    """Return the reliability curve of each label; see `reliability_curve` and `ichx.evaluation.label_rows`."""
+    """Return the reliability curve of each label; see `reliability_curve` and `ichx.evaluation.label_rows`.
+
+    Bins of equal numbers of rows have about `MIN_PATIENTS` patients or more each, so that there are intervals.
+    """
     found = {name: label_rows(predicted, name, unit, pooling) for name in labels}
     return {
-        name: reliability_curve(rows.truth, rows.probabilities, rows.patients, binning=binning)
+        name: reliability_curve(
+            rows.truth,
+            rows.probabilities,
+            rows.patients,
+            binning=binning,
+            bins=BINS if binning == "width" else min(max(len(np.unique(rows.patients)) // MIN_PATIENTS, 2), BINS),
+        )
         for name, rows in found.items()
         if len(rows.truth)
     }

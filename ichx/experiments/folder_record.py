@@ -94,7 +94,14 @@ def _describe(project: "Project", experiment: "Experiment") -> None:
     record |= {"parent": experiment.parent, "archived": experiment.archived, "origin": origin}
     _write_changes(project.workspace.experiment_files(number).record, record)
     versions = {experiment.version_id} | {p.version_id for p in predictions}
-    _describe_versions(project, [project.store.version_by_id(version_id) for version_id in sorted(versions)])
+    pinned = [project.store.version_by_id(version_id) for version_id in sorted(versions)]
+    _describe_versions(project, [one for version in pinned for one in (version, *_parts(project, version))])
+
+
+def _parts(project: "Project", version: "DatasetVersion") -> "list[DatasetVersion]":
+    """Return the versions of which a mixture consists; nothing for other versions."""
+    parts = version.summary.get("mixture", {}).get("parts", ())
+    return [project.store.version(part["dataset"], part["number"]) for part in parts]
 
 
 def describe_all(project: "Project") -> None:

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 
 from ichx.datasets.catalog import hash_ids
+from ichx.datasets.mixture import SOURCE
 from ichx.errors import ChangedDataError
 from ichx.evaluation.choices import Pooling
 from ichx.evaluation.metric import FloatArray, single_losses
 from ichx.evaluation.scores import pool_studies
+from ichx.files import path_of
 from ichx.inference.evaluate import EvaluatedSlices
 from ichx.inference.file_catalog import HASHED, scan_files
 from ichx.inference.prediction_files import as_records, write_tables
@@ -39,7 +41,14 @@ def real_ids(found: EvaluatedSlices, progress: "ProgressCallback") -> pd.DataFra
     if found.data.version.summary.get("keep_ids"):
         return found.slices[list(HASHED)]
     place = ["file", "frame", "bytes", "mtime_ns"]
-    catalog = scan_files(found.data.source, progress).catalog(None).drop_duplicates(place)
+    if SOURCE in found.slices:  # a mixture
+        place.append(SOURCE)
+        sources = found.slices[SOURCE].drop_duplicates()
+        scanned = [scan_files(path_of(name), progress).catalog(None).assign(**{SOURCE: name}) for name in sources]
+        catalog = pd.concat(scanned, ignore_index=True)
+    else:
+        catalog = scan_files(found.data.source, progress).catalog(None)
+    catalog = catalog.drop_duplicates(place)
     ids = found.slices[place].merge(catalog[[*place, *HASHED]], on=place, how="left")
     gone = ids["file"][ids["patient"].isna()]
     if len(gone):

@@ -71,6 +71,8 @@ def version_page(request: Request) -> Response:
         reviews=len(store.reviews(version.dataset)),
         fold_sets={folds.name: folds for folds in version.folds},
         labels=_labels(version),
+        parts=version.summary.get("mixture", {}).get("parts", ()),
+        shares=dict(version.part_shares),
         **found,
     )
 
@@ -130,6 +132,8 @@ def _caches(site: Site, source: Source, version: DatasetVersion) -> dict[str, An
 
 def _cache_row(cache: "FoundCache", missing: "dict[CacheSpec, int]") -> dict[str, Any]:
     part = "" if cache.complete else f"incomplete: {cache.shards:,} of {cache.of_shards:,} shards"
+    if cache.reads:
+        part = "reads its parts" if cache.complete else "lacks caches of its parts"
     return {
         "spec": cache.spec,
         "slices": cache.n,
@@ -164,6 +168,8 @@ def _positive(share: float | None, known: int) -> int | None:
 def _kind(dataset: Dataset, version: DatasetVersion) -> str:
     if version.test_of:
         return f"test set of {version.test_of}"
+    if version.part_names:
+        return "mixture"
     return "labelled" if version.label_digest else "unlabelled"
 
 

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 from ichx.errors import InvalidInputError
 from ichx.evaluation.decision_curve import decision_curve, decision_curves
 from ichx.evaluation.label_rows import label_rows
-from ichx.evaluation.reliability import reliability_curve
+from ichx.evaluation.reliability import reliability_curve, reliability_curves
 from ichx.evaluation.subgroup_scores import Predicted
 from ichx.labels import LABELS
 
@@ -102,6 +102,10 @@ def test_rows_without_a_label_are_left_out() -> None:
     assert np.array_equal(slices.truth, predicted.labels[known, -1] == 1)
     found = decision_curves(predicted, ["any", "subdural"], "slice")
     assert (found["any"].rows, found["subdural"].rows) == (320, 400)
+    curves = reliability_curves(predicted, ["any", "subdural"], "study")
+    assert (curves["any"].rows, curves["subdural"].rows) == (160, 200)
+    assert len(curves["any"].bins) == 160 // 20  # so that each has enough patients
+    assert sum(one.observed.low is not None for one in curves["any"].bins) >= 6
 
 
 def test_bins_of_equal_width_are_those_of_scikit_learn() -> None:

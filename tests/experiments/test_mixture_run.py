@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from built_once import built_once
 from conftest import SHORT, Program
+from mixed_sites import PARTS
 from running_programs import start_held
 
 from ichx.cache.hu_cache import CACHE_FILE, Cache
@@ -21,8 +21,10 @@ from ichx.datasets.dataset import load_dataset, load_folds, load_masks
 from ichx.datasets.mix import MixRequest, PartRequest, ensure_joint, mix_datasets
 from ichx.errors import ConflictError
 from ichx.evaluation.audit import audit
+from ichx.evaluation.checks import WrongError
 from ichx.evaluation.compare import compare_scores
 from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
+from ichx.evaluation.mixture_audit import check_parts
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import scorecard
@@ -35,41 +37,13 @@ from ichx.experiments.quick_look import quick_look
 from ichx.experiments.register import ExperimentRequest, equal_experiments, new_experiment
 from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
-from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project
 from ichx.recipe_text import from_toml
 from ichx.report import write_report
 from ichx.store import Experiment, open_store
 from ichx.training.run_options import RunOptions
 from ichx.training.weights import read_weights
-from ichx.workspace import init_workspace, open_workspace
-
-PARTS = (PartRequest("site-a"), PartRequest("site-b", weight=0.5), PartRequest("site-c", train_only=True))
-
-
-@pytest.fixture(scope="session")
-def mixed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a workspace with the datasets `site-a` (with masks), `site-b` and `site-c` and a mixture `mixed`."""
-
-    def build(folder: Path) -> Path:
-        workspace = init_workspace(folder / "workspace")
-        with open_store(workspace) as store:
-            project = Project(workspace, store)
-            for seed, (name, patients, size) in enumerate((("site-a", 6, 64), ("site-b", 4, 48), ("site-c", 2, 64))):
-                test = 1 if name == "site-a" else 0
-                files = write_phantom(
-                    folder / name, patients=patients, seed=seed, size=size, test_patients=test, prevalence={"any": 0.4}
-                )
-                masks = files.train_masks if name == "site-a" else None
-                request = AddRequest(name, files.train, labels=files.train_labels, masks=masks, folds=2)
-                add_dataset(project, request)
-                if files.test is not None:
-                    sample = files.sample_submission
-                    add_dataset(project, AddRequest("test-a", files.test, test_of="site-a", sample=sample))
-            mix_datasets(project, MixRequest("mixed", PARTS))
-        return workspace.root
-
-    return built_once(tmp_path_factory, "mixed", build)
+from ichx.workspace import open_workspace
 
 
 @pytest.fixture
@@ -173,7 +147,11 @@ def test_trained_scored_and_audited(mixed: Project, tmp_path: Path) -> None:
     assert card.slices.scores.log_loss == pytest.approx(pooled / sum(sizes.values()))
     (by_part,) = subgroup_scores(oof_predictions(mixed, experiment.number), ["part"])
     assert {group.name: group.rows for group in by_part.groups} == sizes
-    assert audit(mixed, experiment.number).passed
+    audited = audit(mixed, experiment.number)
+    assert audited.passed
+    parts = next(check.detail for check in audited.checks if check.subject == "parts")
+    assert parts.startswith("site-a version 1, site-b version 1 (weight 0.5), site-c version 1 (trains only)")
+    assert "slices have the folds of their parts" in parts
     tests = {p.version_id for p in mixed.store.predictions(experiment.number, role="test")}
     assert tests == {mixed.store.version("test-a").id}
     write_report(mixed, experiment.number, tmp_path / "report.html")
@@ -189,7 +167,7 @@ def test_trained_scored_and_audited(mixed: Project, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_weights_sample_a_part_and_are_no_digest(mixed: Project) -> None:
     equal = mix_datasets(
-        mixed, MixRequest("equal", tuple(PartRequest(p.dataset, train_only=p.train_only) for p in PARTS))
+        mixed, MixRequest("equal", tuple(PartRequest(n, train_only=only) for n, (_, only) in PARTS.items()))
     )
     one, two = register(mixed), register(mixed, "equal")
     assert (one.label_digest, one.fold_digest) == (two.label_digest, two.fold_digest)
@@ -303,10 +281,11 @@ def test_commands(root: Path, ichx: Program, tmp_path: Path) -> None:
     cached = json.loads(ichx("data", "cache", "site-a+site-b", "--verify", "--json", cwd=root).out)
     assert [cache["complete"] for cache in cached["caches"]] == [True]
     assert len(cached["verified"]) == 2
+    assert "site-a version 1, site-b version 1" in ichx("exp", "show", 1, cwd=root).out
     assert ichx("data", "rm", "mixed", "--yes", cwd=root).code == 0
-    archive = tmp_path / "one.ichx"
-    assert ichx("exp", "export", 1, "--out", archive, cwd=root).code == 0
-    assert ichx("exp", "import", archive, cwd=root).code == 0
+    archive = tmp_path / "one.zip"
+    assert ichx("exp", "export", 1, archive, cwd=root).code == 0
+    assert ichx("exp", "import", archive, "--again", cwd=root).code == 0
     assert ichx("audit", 2, cwd=root).code == 0
 
 
@@ -317,3 +296,40 @@ def test_reading_slices_without_a_cache(mixed: Project, tmp_path: Path) -> None:
     drawn = draw_sheet(tmp_path / "sheet.png", data, parse_windows("brain"), kind="linear", count=24)
     assert set(data.slices["part"].iloc[list(drawn.rows)]) == {"site-a", "site-b", "site-c"}
     assert isinstance(data.slices, pd.DataFrame)
+
+
+@pytest.mark.slow
+def test_evaluated_and_restored(mixed: Project, root: Path, ichx: Program) -> None:
+    alone, number = trained(mixed, "site-c").number, trained(mixed).number
+    found = ichx("evaluate", alone, "--dataset", "mixed", "--overlap", "exclude", "--json", cwd=root)
+    assert found.code == 0, found.err
+    rest = mixed.store.version("mixed").slices - mixed.store.version("site-c").slices
+    assert json.loads(found.out)["slices"]["scores"]["count"] == rest
+    ichx("evaluate", number, "--dataset", "site-c", "--json", cwd=root).check_error("conflict", "2 patients in common")
+    before = mixed.store.version("mixed")
+    (root / "db" / "ichx.db").rename(root / "db" / "lost.db")
+    rebuilt = ichx("store", "rebuild", cwd=root)
+    assert rebuilt.code == 0, rebuilt.err
+    with open_store(open_workspace(root)) as store:
+        again = store.version("mixed")
+        assert (again.summary, again.digest, again.folds[0].digest) == (
+            before.summary,
+            before.digest,
+            before.folds[0].digest,
+        )
+        assert audit(Project(open_workspace(root), store), number).passed
+
+
+def test_the_audit_finds_other_folds_than_those_of_a_part(mixed: Project) -> None:
+    version, data = mixed.store.version("mixed"), load_dataset(mixed, "mixed")
+    folds = load_folds(mixed.workspace, version, version.fold_set(), data.slices)
+    assert "folds of their parts" in check_parts(mixed, version, "default", data.slices, folds)[0]
+    assert "imported" in check_parts(mixed, version, "mine", data.slices, folds)[0]
+    changed = folds.copy()
+    changed[np.flatnonzero(data.slices["part"] == "site-c")[0]] = 0
+    with pytest.raises(WrongError, match="1 slice of site-c in another fold"):
+        check_parts(mixed, version, "default", data.slices, changed)
+    moved = data.slices.copy()
+    moved.loc[0, "part"] = "site-c" if moved.loc[0, "part"] != "site-c" else "site-a"
+    with pytest.raises(WrongError, match="1 patient in several parts"):
+        check_parts(mixed, version, "default", moved, folds)
