@@ -37,7 +37,7 @@ def studies_of_format(
     matches: dict[tuple[str, ...], pd.Series[str]] = {}  # most tables have the same ids
 
     def study_of(table: LabelTable) -> "pd.Series[str]":
-        key = (table.kind, str(table.level), *map(str, table.ids))
+        key = (str(table.kind), str(table.level), *map(str, table.ids))
         if key not in matches:
             matches[key] = _study_of(catalog, scan, table)
         return matches[key]
