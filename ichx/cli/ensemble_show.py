@@ -137,10 +137,15 @@ def _print_labels(report: "EnsembleReport") -> None:
     rows: list[tuple[object, ...]] = []
     for row in report.labels:
         weights = ", ".join(f"{number}: {weight:.4f}" for number, weight in (row.weights or {}).items())
-        gains = (f"{row.best_single - row.blend:+.5f}", f"{row.mean - row.blend:+.5f}")
+        gains = (_gain(row.best_single, row.blend), _gain(row.mean, row.blend))
         rows.append((row.label, row.blend, *gains, *[weights] * weighted))
     if rows:
         print_table("", ("label", "log loss", "over best", "over mean", *["weights"] * weighted), rows)
+
+
+def _gain(before: float | None, after: float | None) -> str:
+    """Return by how much a loss falls, a dash for a label that is not known."""
+    return "-" if before is None or after is None else f"{before - after:+.5f}"
 
 
 def _print_choices(report: "EnsembleReport") -> None:

@@ -140,6 +140,12 @@ class IngestReport:
             known = [f"{name} {c['known']:,} ({c['positive']:,} positive)" for name, c in by_label.items()]
             total = next(c["known"] + c["unknown"] for c in by_label.values())
             self.inform(f"Known labels of {total:,} {what}: {', '.join(known)}.")
+        one_sided = [name for name, c in counts["slices"].items() if c["known"] and c["positive"] == c["known"]]
+        if one_sided and joined.groups is None:
+            self.warn(
+                f"Known for positive slices only: {', '.join(one_sided)}. A network cannot learn when they are absent, "
+                "and its predictions of them are of no use."
+            )
         unlabelled = np.isnan(slices[list(LABELS)].to_numpy(np.float32)).all(axis=1)
         if joined.groups is not None:
             unlabelled &= ~slices["study"].isin(joined.groups["study"]).to_numpy()

@@ -43,14 +43,14 @@ class BlendChoice:
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """The log loss of one label: what the blend gains or loses."""
+    """The log loss of one label: what the blend gains or loses; None for a label that is not known for any slice."""
 
     label: str
-    best_single: float
+    best_single: float | None
     """That of the member with the best score."""
-    mean: float
+    mean: float | None
     """That of the members' mean."""
-    blend: float
+    blend: float | None
     """That of the nested predictions; of the in-sample ones if there are no nested ones."""
     weights: dict[int, float] | None
     """Weights of the experiments for this label; None if the method has none by label."""

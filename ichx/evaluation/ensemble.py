@@ -267,16 +267,12 @@ def _label_losses(
     by_label = pool.weights if separate and isinstance(pool, LinearPool | LogitPool) else None
     numbers = [experiments[k].number for k in pool.members]
     columns = zip(LABELS, *(label_losses(labels, p) for p in (best, even, blended)), strict=True)
-    return tuple(
-        LabelLoss(
-            label,
-            float(single),
-            float(mean),
-            float(found),
-            None if by_label is None else dict(zip(numbers, by_label[:, k].tolist(), strict=True)),
-        )
-        for k, (label, single, mean, found) in enumerate(columns)
-    )
+    found = []
+    for k, (label, *losses) in enumerate(columns):
+        single, mean, blend_loss = (None if np.isnan(loss) else float(loss) for loss in losses)
+        weights = None if by_label is None else dict(zip(numbers, by_label[:, k].tolist(), strict=True))
+        found.append(LabelLoss(label, single, mean, blend_loss, weights))
+    return tuple(found)
 
 
 def _reason(fitted: FittedBlend, method: Method) -> str:

@@ -23,6 +23,7 @@ from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
 from ichx.datasets.fold_labels import FoldLabels, read_fold_labels
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
+from ichx.datasets.study_labels import group_codes, has_study_labels, informative, study_labels_of
 from ichx.errors import ChangedDataError, NotReadyError
 from ichx.evaluation.feature_tables import FeatureTable
 from ichx.evaluation.member_outputs import (
@@ -210,7 +211,7 @@ class PreparedSeries:
             slices = self.data.slices
             if self.fold_labels is not None:
                 slices = self.fold_labels.training_slices(slices, fold)
-                usable &= (self.folds != TRAIN_ONLY) | slices[list(LABELS)].notna().any(axis=1).to_numpy()
+                usable &= (self.folds != TRAIN_ONLY) | informative(slices)
             self._read.clear()  # one fold at a time
             self._read[fold] = sequence_data(slices, usable, features, self.logits, part)
         return self._read[fold]
@@ -271,6 +272,8 @@ def sequence_data(
         features=features,
         logits=logits,
         part=part,
+        study_labels=study_labels_of(slices) if known else None,
+        group=group_codes(slices) if known and has_study_labels(slices) else None,
         shares=slices["share"].to_numpy(np.float64) if "share" in slices else None,
     )
 

@@ -40,6 +40,8 @@ class SequenceData:
     by all heads, and all learn from it. None for `NO_PART` everywhere."""
     study_labels: npt.NDArray[np.float64] | None = None
     """`(N, 6)`: label of the study or series of each slice, NaN where unknown; None if only slices are labelled."""
+    group: IntArray | None = None
+    """`(N,)` number of the labelled study or series of each slice, -1 for none."""
     shares: npt.NDArray[np.float64] | None = None
     """`(N,)` share of the series like that of each slice that an epoch samples: `ichx.loading.sampling.thinned`."""
     series_part: IntArray = field(init=False, repr=False)

@@ -22,6 +22,8 @@ from ichx.training.feed import EpochPlan, Rows
 Float32Array = npt.NDArray[np.float32]
 
 NO_SERIES: IntArray = np.empty(0, np.int64)
+MARGIN = 1
+"""Slices at either end of a series that may be left out though the label of the series remains."""
 FARTHEST = 5.0
 """Bound of distances between slices in `SequenceBatch.place`, in 10 mm."""
 
@@ -39,6 +41,8 @@ class LoadedSeries:
     """`(B, T)` weights of the slices in the loss, 0 for padding."""
     heads: torch.Tensor
     """`(B, H)` float32: 1 for heads that learn from a series, or that predict it."""
+    studies: torch.Tensor | None = None
+    """`(B, 6)` float32 labels of the studies or series themselves, NaN where unknown; None if only slices have any."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class SequenceInputs:
     """See `LoadedSeries`, like `weights` and `heads`."""
     weights: torch.Tensor
     heads: torch.Tensor
+    studies: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """See `Inputs`."""
@@ -58,7 +63,8 @@ class SequenceInputs:
     def part(self, part: slice) -> "SequenceInputs":
         """See `Inputs.part`."""
         batch = SequenceBatch(*(values[part] for values in self.batch))
-        return SequenceInputs(batch, self.labels[part], self.weights[part], self.heads[part])
+        studies = None if self.studies is None else self.studies[part]
+        return SequenceInputs(batch, self.labels[part], self.weights[part], self.heads[part], studies)
 
     def forward(self, network: Callable[..., Any]) -> SequenceLogits:
         """See `Inputs.forward`."""
@@ -69,7 +75,8 @@ class SequenceInputs:
         """See `Inputs.loss`."""
         assert recipe.sequence is not None
         smoothing = recipe.loss.label_smoothing
-        return sequence_loss(outputs, self.labels, self.weights, self.heads, recipe.sequence, smoothing)
+        given = (self.labels, self.weights, self.heads, recipe.sequence, smoothing)
+        return sequence_loss(outputs, *given, studies=self.studies)
 
     def predictions(self, outputs: SequenceLogits) -> torch.Tensor:
         """Return `(B, LONGEST + 1, 6)`: logits of the slices, zeros after the last, and those of the series at the end.
@@ -116,6 +123,9 @@ class SequenceFeed:
         self._any_positive = np.array([(known[window.slices] > 0.5).any() for window in self.windows], bool)
         first = [window.slices[0] for window in self.windows]
         self._shares = None if self.data.shares is None else self.data.shares[first]
+        self._study_label = self._window_labels()
+        if self._study_label is not None:
+            self._any_positive |= self._study_label[:, LABELS.index(ANY)] > 0.5
         self._place = self._places()
         self._weight = self._slice_weights()
 
@@ -145,7 +155,8 @@ class SequenceFeed:
     def inputs(self, batch: LoadedSeries, device: torch.device, *, view: str = "identity") -> SequenceInputs:
         """See `InferenceFeed.inputs`; the view is that of the members, which the data has."""
         sent = SequenceBatch(*(values.to(device) for values in batch.batch))
-        return SequenceInputs(sent, batch.labels.to(device), batch.weights.to(device), batch.heads.to(device))
+        studies = None if batch.studies is None else batch.studies.to(device)
+        return SequenceInputs(sent, batch.labels.to(device), batch.weights.to(device), batch.heads.to(device), studies)
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:
         """Return the id of the first slice of each row."""
@@ -227,7 +238,19 @@ class SequenceFeed:
         )
         labels = padded(self.data.labels[flat], np.nan)
         heads = self._heads(rows, training=address is not None)
-        return LoadedSeries(torch.from_numpy(rows), batch, labels, padded(self._weight[flat]), heads)
+        studies = self._labels_of_studies(rows, kept)
+        return LoadedSeries(torch.from_numpy(rows), batch, labels, padded(self._weight[flat]), heads, studies)
+
+    def _labels_of_studies(self, rows: Rows, kept: list[IntArray]) -> torch.Tensor | None:
+        """Return `(B, 6)` labels of the windows' studies; a positive one is unknown if its slices may be left out."""
+        if self._study_label is None:
+            return None
+        labels = self._study_label[rows].copy()
+        for at, (row, places) in enumerate(zip(rows, kept, strict=True)):
+            last = len(self.windows[row].slices) - 1
+            if len(places) == 0 or places.min() > MARGIN or places.max() < last - MARGIN:
+                labels[at, labels[at] > 0] = np.nan
+        return torch.from_numpy(labels)
 
     def _inputs(
         self, flat: IntArray, lengths: list[int], draws: list[np.random.Generator | None]
@@ -267,6 +290,25 @@ class SequenceFeed:
         if address is None or not any((given.reverse, given.every_second, given.contiguous, given.drop, given.noise)):
             return None
         return generator(SERIES, *address, id_number(str(self.data.slice_ids[window.slices[0]])))
+
+    def _window_labels(self) -> Float32Array | None:
+        """Return `(W, 6)` labels of the windows' studies or series; None if the data has none.
+
+        A positive label is unknown for a window that has only some slices of the study or series.
+        """
+        data = self.data
+        if data.study_labels is None or data.group is None:
+            return None
+        sizes = np.bincount(data.group[data.group >= 0], minlength=1)
+        labels = np.full((len(self.windows), len(LABELS)), np.nan, np.float32)
+        for row, window in enumerate(self.windows):
+            own = int(data.group[window.slices[0]])
+            if own < 0:
+                continue
+            labels[row] = data.study_labels[window.slices[0]]
+            if len(window.slices) < sizes[own]:
+                labels[row, labels[row] > 0] = np.nan
+        return labels
 
     def _places(self) -> Float32Array:
         """Return `(N, PLACES)` without the distances to neighbours, which depend on the slices that remain."""

@@ -1,7 +1,8 @@
 """The loss of a network over series: slices weighted as the score, the series' own prediction, and the slices' maximum.
 
-The last two are compared with whether any slice of the series has the label. The maximum is multiple-instance
-learning in its simplest form; a noisy-or would push down all slices of a series, which are far from independent.
+The last two are compared with whether any slice of the series has the label, or with the label of the study itself. The
+maximum is multiple-instance learning in its simplest form; a noisy-or would push down all slices of a series, which are
+far from independent.
 """
 
 import torch
@@ -19,6 +20,8 @@ def sequence_loss(
     heads: torch.Tensor,
     recipe: SequenceRecipe,
     smoothing: float = 0.0,
+    *,
+    studies: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean loss of the series; its value is the mean of the heads, its gradient the sum.
 
@@ -31,6 +34,7 @@ def sequence_loss(
         heads: `(B, H)`, 1 for heads that learn from a series, else 0.
         recipe: The weights of the parts of the loss.
         smoothing: See `ichx.training.losses.weighted_loss`.
+        studies: `(B, 6)` labels of the studies or series themselves, NaN where unknown; None if only slices have any.
     """
     known = ~labels.isnan()
     target = labels.nan_to_num(0.0)
@@ -46,6 +50,9 @@ def sequence_loss(
     padding = weights[..., None] == 0
     largest = torch.where(padding, 0.0, target).amax(dim=1)
     decided = (known | padding).all(dim=1) | (largest > 0.5)
+    if studies is not None:
+        labelled = ~studies.isnan()
+        largest, decided = torch.where(labelled, studies, largest), decided | labelled
     of_series = decided * of_labels
     series = (_losses(outputs.series, largest) * of_series).sum(dim=2)
     maximum = outputs.slices.masked_fill(padding, -1e4).amax(dim=2)
