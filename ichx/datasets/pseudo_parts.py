@@ -23,7 +23,10 @@ def pseudo_summary(versions: "Iterable[DatasetVersion]") -> dict[str, Any]:
     having = [version for version in versions if PSEUDO in version.summary]
     if not having:
         return {}
-    parts = {v.dataset: {"path": v.path, "digest": v.summary[PSEUDO]["digest"]} for v in having}
+    parts = {
+        v.dataset: {"path": v.path, "digest": v.summary[PSEUDO]["digest"], "of": v.summary[PSEUDO]["of"]["dataset"]}
+        for v in having
+    }
     return {PSEUDO_PARTS: parts, TRANSDUCTIVE: any(v.summary[TRANSDUCTIVE] for v in having)}
 
 
