@@ -63,13 +63,13 @@ def _identity(root: Path, patients: int) -> list[Figure]:
                 keys = identity_keys(scan, catalog, key)
                 draft = VersionDraft(name, None, "/files", "", "0" * 16, None, len(catalog), patients, 0, None, {})
                 store_version(project, draft, 1, _Files(catalog, keys).write)
-        start = time.perf_counter()
+        start, processor = time.perf_counter(), time.process_time()
         keys = identity_keys(scan, catalog, key)
         (found,), unread = find_overlaps(project, {"other"}, keys, catalog)
-        seconds = time.perf_counter() - start
+        seconds, processor = time.perf_counter() - start, time.process_time() - processor
     expected = patients - patients // 2
     assert not unread
-    what = f"{patients:,} patients, {len(catalog):,} slices, against as many"
+    what = f"{patients:,} patients, {len(catalog):,} slices, against as many; {processor:.2g} s of processor time"
     wrong = abs(found.patients - expected)
     return [
         Figure("identity check", seconds, "s", what, "5 s", seconds <= 5),
