@@ -82,8 +82,6 @@ def _print_report(found: "PseudoReport") -> None:
     result = "added" if found.created else "unchanged:"
     console.print(f"{result} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
     _print_counts(origin)
-    if found.seconds >= 1:
-        info(f"Predicted in {found.seconds:,.0f} s.")
     if version.summary["transductive"]:
         warn("Every score of a training on these labels is marked `transductive`.")
     info(f"Next: `ichx exp new --plugin NAME --dataset {origin['trained_on']['dataset']}+{version.dataset}`")

@@ -194,7 +194,7 @@ def _report_copy(
 def rebuild(as_json: AsJson = False) -> None:
     """Register datasets, experiments and ensembles from their folders.
 
-    Experiments that have never run, Optuna studies and names of ensembles are in no folder.
+    Experiments that have never run, Optuna studies, names of ensembles and counted evaluations are in no folder.
 
     Example: `ichx store rebuild`
     """

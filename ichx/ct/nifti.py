@@ -9,7 +9,6 @@ import os
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
@@ -170,6 +169,7 @@ class Volume:
         """Return `voxels` as (slices, rows, columns)."""
         return self.header.arranged(self.voxels)
 
+    @np.errstate(all="ignore")
     def read_slice(self, frame: int) -> DecodedSlice:
         """Return slice `frame`, from 1, in HU. Raises `DicomDefectError` if it is constant or does not exist."""
         if not 1 <= frame <= len(self.stored):
@@ -180,6 +180,7 @@ class Volume:
             raise DicomDefectError("constant_image", f"every pixel is {hu.flat[0]} HU")
         return DecodedSlice(header.slice_header(frame), hu, False)
 
+    @np.errstate(all="ignore")
     def require_ct(self) -> None:
         """Raise `DicomDefectError` if the values are those of a mask, or not plainly HU."""
         step = max(1, round((self.voxels.size / SAMPLED) ** (1 / 3)))
@@ -284,6 +285,7 @@ def _is_header(head: bytes) -> bool:
     return head[344:347] in (b"n+1", b"ni1") or head[4:7] in (b"n+2", b"ni2")
 
 
+@np.errstate(all="ignore")
 def _parse(head: bytes) -> VolumeHeader:
     """Return the header in the first bytes of a file."""
     from nibabel.nifti1 import Nifti1Header
@@ -293,9 +295,9 @@ def _parse(head: bytes) -> VolumeHeader:
 
     if head[344:347] == b"ni1" or head[4:7] == b"ni2":
         raise DicomDefectError("damaged_header", "a NIfTI of two files (.hdr and .img): convert it to one .nii file")
-    kind = Nifti2Header if head[4:7] == b"n+2" else Nifti1Header
+    kind, length = (Nifti2Header, 540) if head[4:7] == b"n+2" else (Nifti1Header, 348)
     try:
-        found = kind.from_fileobj(BytesIO(head), check=False)  # type: ignore[no-untyped-call]
+        found: Any = kind(head[:length], check=False)  # type: ignore[no-untyped-call]
         shape, dtype = tuple(map(int, found.get_data_shape())), found.get_data_dtype()
         offset, (slope, intercept) = int(found.get_data_offset()), found.get_slope_inter()
     except (HeaderDataError, ValueError, KeyError, OverflowError, WrapStructError) as error:

@@ -241,8 +241,10 @@ def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
     files = format_count(len(catalog), "file")
     if set(reasons.index) == {"not_dicom"}:
         raise InvalidInputError(f"None of {files} in {source} is DICOM or NIfTI.", "Give the folder with these files.")
+    explained = catalog.loc[catalog["detail"] != "", ["file", "detail"]]
+    example = "" if explained.empty else f" {explained['file'].iloc[0]}: {explained['detail'].iloc[0]}."
     raise InvalidInputError(
-        f"No usable CT slice in {source}: {files} with defects, {format_defects(catalog)}.",
+        f"No usable CT slice in {source}: {files} with defects, {format_defects(catalog)}.{example}",
         "Give a folder with CT slices.",
     )
 

@@ -34,9 +34,15 @@ def studies_of_format(
         report: Receives the counts.
     """
     found = {}
-    readers = [
-        _reader_rows(name, table, _study_of(catalog, scan, table)) for name, table in sorted(contents.readers.items())
-    ]
+    matches: dict[tuple[str, ...], pd.Series[str]] = {}  # most tables have the same ids
+
+    def study_of(table: LabelTable) -> "pd.Series[str]":
+        key = (str(table.kind), str(table.level), *map(str, table.ids))
+        if key not in matches:
+            matches[key] = _study_of(catalog, scan, table)
+        return matches[key]
+
+    readers = [_reader_rows(name, table, study_of(table)) for name, table in sorted(contents.readers.items())]
     if readers:
         table = pd.concat(readers, ignore_index=True)
         found[READERS_FILE] = ("readers", table)
@@ -44,7 +50,10 @@ def studies_of_format(
             f"Stored the labels of {format_count(len(readers), 'reader')} of "
             f"{format_count(table['study'].nunique(), 'study', 'studies')}."
         )
-    flags = [_flag_rows(catalog, scan, name, values) for name, values in sorted(contents.flags.items())]
+    flags = [
+        _flag_rows(name, values, study_of(_without_labels(list(values), name)))
+        for name, values in sorted(contents.flags.items())
+    ]
     if flags:
         table = pd.concat(flags, ignore_index=True)
         found[FLAGS_FILE] = ("flags", table)
@@ -95,12 +104,13 @@ def _reader_rows(reader: str, table: LabelTable, study: "pd.Series[str]") -> pd.
     )
 
 
-def _flag_rows(catalog: pd.DataFrame, scan: pd.DataFrame, name: str, values: Mapping[str, float]) -> pd.DataFrame:
-    ids = np.array(list(values), object)
-    table = LabelTable(
-        ids, np.zeros((len(ids), len(LABELS)), np.float32), level="study", kind="folder", origin=f"the flag {name}"
-    )
-    study = _study_of(catalog, scan, table)
+def _without_labels(folders: list[str], name: str) -> LabelTable:
+    """Return a table of the folders of studies, to match them."""
+    values = np.zeros((len(folders), len(LABELS)), np.float32)
+    return LabelTable(np.array(folders, object), values, level="study", kind="folder", origin=f"the flag {name}")
+
+
+def _flag_rows(name: str, values: Mapping[str, float], study: "pd.Series[str]") -> pd.DataFrame:
     found = np.array(list(values.values()), float)[study.index.to_numpy()]
     rows = pd.DataFrame({"study": study.to_numpy(object), "flag": name, "value": found})
     return rows.dropna(subset=["value"])

@@ -1,6 +1,7 @@
 """Prepares an experiment for training on this machine: its recipe, slices, folds, cache and masks."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -130,6 +131,18 @@ class PreparedExperiment:
         slices = self.data.slices
         return slices if self.fold_labels is None else self.fold_labels.training_slices(slices, fold)
 
+    def masks_of(self, fold: int) -> MaskCache | None:
+        """Return the masks that the training of the fold reads.
+
+        A slice whose pseudo-labels are all 0, i.e. hard, has an empty mask. The masks of others are unknown.
+        """
+        if self.masks is None or self.fold_labels is None:
+            return self.masks
+        labels = self.fold_labels.of_fold(fold, self.data.slices["slice_id"].to_numpy(object))
+        masks = copy(self.masks)
+        masks.known = masks.known | (labels == 0).all(axis=1)
+        return masks
+
     def fits(self, fold: int) -> str:
         """Return the digests of the experiment, which all of its folds share."""
         return pins(self.experiment)
@@ -165,7 +178,7 @@ class PreparedExperiment:
             self.slices_of(fold),
             self.recipe,
             workers=workers,
-            masks=self.masks,
+            masks=self.masks_of(fold),
             build_augmentation=self.plugin.build_augmentation,
             fold=fold,
             training_rows=self.training_rows(fold),

@@ -246,7 +246,7 @@ def oof_results(oof: OofTable, mean: OofTable | None = None) -> OofResults:
         study_curves=curves_by_label(pooled.labels, pooled.probabilities),
         calibration={name: calibration(*column) for name, column in columns.items()},
         reliability=reliability_curves(predicted, LABELS, binning="width"),
-        decision=decision_curves(predicted, LABELS, "study"),
+        decision=decision_curves(replace(predicted, labels=oof.labels_to_pool), LABELS, "study"),
     )
 
 

@@ -58,6 +58,12 @@ CASES = {
     "data duplicates": ("data duplicates ph", "data duplicates ph --against hp"),
     "data series-rules": ("data series-rules",),
     "data mix": ("data mix mixed --of ph --of other", "data mix mixed --of ph --of hp", "data mix mixed --of ph"),
+    "data pseudo": (
+        "data pseudo guessed --of ph-test --by 2 --transductive --device cpu",
+        "data pseudo guessed --of ph-test --by 2",
+        "data pseudo guessed --of ph-test --by ensemble:x",
+        "data pseudo guessed --of ph-test --by 2 --keep 'any=0.5'",
+    ),
     "data folds": ("data folds ph", "data folds ph --name mine", "data folds ph-test"),
     "data reviews": ("data reviews ph", "data reviews other", "data reviews other --csv", "data reviews hp"),
     "data rm": ("data rm ph-test", "data rm other --yes", "data rm ph"),

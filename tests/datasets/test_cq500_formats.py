@@ -106,6 +106,22 @@ def test_a_study_where_ich_is_0_and_a_subtype_1(ichx: Program, root: Path, tmp_p
     assert sorted(labels["intraparenchymal"]) == [0, 1]
 
 
+def test_a_bleed_without_a_majority_for_a_subtype(ichx: Program, root: Path, tmp_path: Path) -> None:
+    folder = write_replica(tmp_path / "c", "cq500", ReplicaOptions(3, 1, 32)).folder
+    table = pd.read_csv(folder / "reads.csv")
+    table.loc[:, [c for c in table.columns if ":" in c]] = 0
+    table.loc[0, ["R1:ICH", "R2:ICH", "R1:IPH", "R2:SAH"]] = 1
+    table.loc[1, ["R1:ICH", "R3:ICH"]] = 1
+    table.to_csv(folder / "reads.csv", index=False)
+    done = add(ichx, root, "cq500", folder)
+    assert done.code == 0, done.err
+    assert "2 studies with a bleed, but no majority for a subtype" in done.out + done.err
+    labels = pd.read_parquet(version(root, "cq500") / "study-labels.parquet")[list(LABELS)]
+    unknown = {tuple(labels.columns[row.isna()]) for _, row in labels.iterrows()}
+    assert unknown == {(), ("intraparenchymal", "subarachnoid"), LABELS[:-1]}
+    assert sorted(labels["any"]) == [0, 1, 1]
+
+
 def test_a_zip_of_the_folders(ichx: Program, root: Path, replicas: dict[str, Path], tmp_path: Path) -> None:
     done = add(ichx, root, "cq500", zip_folder(replicas["cq500"], tmp_path / "cq500.zip"))
     assert done.code == 0, done.err

@@ -1,11 +1,13 @@
 """Trainings on pseudo-labels: which labels a fold reads, what the audit finds, and the mark of transductive scores."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ichx.cache.mixture_masks import MixtureMasks
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.fold_import import import_folds
@@ -119,6 +121,30 @@ def test_slices_without_a_label_do_not_train(mixed: Project) -> None:
     for fold in (0, 1):
         rows = prepared.training_rows(fold)
         assert set(ids[rows[prepared.folds[rows] == -1]]) == kept[fold]
+
+
+def test_only_certain_negatives_have_a_mask(mixed: Project) -> None:
+    """Hard labels that are all 0 mean an empty mask; the mask of any other pseudo-label is unknown."""
+    rule = LabelRule.parse("any<=0.3|any>0.3", hard=True)
+    create_pseudo_labels(mixed, PseudoRequest("pseudo", "new", "1", rule, options=CPU), callbacks=RunCallbacks())
+    ensure_joint(mixed, "ph+pseudo")
+    prepared = prepare_experiment(mixed, registered(mixed), RunCallbacks())
+    n = len(prepared.data.slices)
+    known = prepared.folds >= 0
+    none = MixtureMasks((None,), np.column_stack([np.zeros(n, int), np.arange(n)]), prepared.cache.spec.size, known)
+    prepared = replace(prepared, masks=none)
+    labels, ids = labels_of(mixed), prepared.data.slices["slice_id"].to_numpy(object)
+    for fold in (0, 1):
+        masks, own = prepared.masks_of(fold), labels.of_fold(fold, ids)
+        assert masks is not None
+        pseudo = prepared.folds == -1
+        assert masks.known[~pseudo].all()
+        assert np.array_equal(masks.known[pseudo], ~own[pseudo].any(axis=1))
+    assert not none.known[pseudo].any(), "other folds are not affected"
+    soft = replace(prepared, fold_labels=FoldLabels.of({0: (ids[pseudo], np.full((pseudo.sum(), 6), 0.01, "f4"))}))
+    masks = soft.masks_of(0)
+    assert masks is not None
+    assert not masks.known[pseudo].any()
 
 
 @pytest.mark.slow

@@ -226,6 +226,7 @@ def test_all_problems_of_the_authors_file_are_reported(ichx: Program, trained_ro
     ichx("card", 9, "--json", cwd=trained_root).check_error("not_found", "9")
 
 
+@pytest.mark.slow
 def test_a_stored_recalibration_is_shown(project: Project) -> None:
     subject = Subject(2)
     maps = tuple(LabelMap(label, "slope" if label == LABEL else "none", 0.25, 1.5) for label in LABELS)

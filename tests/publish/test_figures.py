@@ -74,6 +74,7 @@ def drawn(table: pd.DataFrame, kind: figure_drawing.CurveKind) -> Any:
         return figure_drawing.curve_figure(table, kind, [LABEL]).axes[0]
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_in_the_csv(published: PublishedPredictions, tmp_path: Path) -> None:
     roc = figure_data.roc_table(published, LABELS, "study")
     saved = pd.read_csv(write_csv(tmp_path / "roc.csv", roc))
@@ -101,6 +102,7 @@ def test_what_is_drawn_is_in_the_csv(published: PublishedPredictions, tmp_path: 
     np.testing.assert_allclose(drawn(bins, figure_drawing.RELIABILITY).lines[-1].get_ydata(), saved["y"], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_area_is_that_of_the_scores(published: PublishedPredictions, project: Project) -> None:
     from ichx.evaluation.scorecard import scorecard
 
@@ -114,6 +116,7 @@ def test_the_area_is_that_of_the_scores(published: PublishedPredictions, project
         assert (area["y"], area["low"], area["high"]) == pytest.approx((expected.value, expected.low, expected.high))
 
 
+@pytest.mark.slow
 def test_a_forest_has_a_row_per_group_and_all_rows_first(published: PublishedPredictions) -> None:
     table, _ = figure_data.subgroup_table(published, ["pixels"], LABEL, "slice")
     assert table["group"].iloc[0] == "all"
@@ -132,6 +135,7 @@ def test_colours_are_those_of_reports() -> None:
     assert all(f"--series-{number}: {colour}" in css.partition("@media")[0] for number, colour in enumerate(colours))
 
 
+@pytest.mark.slow
 def test_no_lines_are_told_apart_by_colour_alone(published: PublishedPredictions) -> None:
     for table_of, kind in (
         (figure_data.roc_table, figure_drawing.ROC),

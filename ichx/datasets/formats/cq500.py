@@ -99,6 +99,10 @@ def read(files: FormatFiles) -> FormatContents:
         f"{reads.differing(majority)}. ChronicBleed is a flag and no label.",
         *reads.notes,
     ]
+    if len(unclear := reads.unclear(majority)):
+        examples = format_examples(map(str, reads.names[unclear[:EXAMPLES]]), len(unclear))
+        count = format_count(len(unclear), "study", "studies")
+        notes.append(f"{count} with a bleed, but no majority for a subtype: these are unknown{examples}.")
     return FormatContents(
         include=SLICES,
         ids=file_ids(files),
@@ -165,13 +169,27 @@ class Reads:
         }
 
     def majority(self) -> Float32Array:
-        """Return the labels (N, 6) of most readers; NaN if none has read, or equally many disagree."""
-        found = _majority(np.stack(list(self.values.values())))
+        """Return the labels (N, 6) of most readers; NaN if none has read, or equally many disagree.
+
+        If most readers see a bleed, but no subtype has a majority, the subtypes that a reader sees are unknown, or all
+        of them if none sees one.
+        """
+        readers = np.stack(list(self.values.values()))
+        found = _majority(readers)
         at_any = LABELS.index(ANY)
-        found[:, at_any] = np.fmax(
-            _majority(np.stack(list(self._ich.values()))), np.fmax.reduce(found[:, :at_any], axis=1)
-        )
+        ich = _majority(np.stack(list(self._ich.values())))
+        found[:, at_any] = np.fmax(ich, np.fmax.reduce(found[:, :at_any], axis=1))
+        unclear = self.unclear(found)
+        seen = (readers[:, unclear, :at_any] == 1).any(axis=0)
+        subtypes = found[unclear, :at_any]
+        subtypes[seen | ~seen.any(axis=1, keepdims=True)] = np.nan
+        found[unclear, :at_any] = subtypes
         return found
+
+    def unclear(self, majority: Float32Array) -> npt.NDArray[np.int64]:
+        """Return the rows of `majority` with a bleed and no subtype."""
+        at_any = LABELS.index(ANY)
+        return np.flatnonzero((majority[:, at_any] == 1) & ~(majority[:, :at_any] == 1).any(axis=1))
 
     def differing(self, majority: Float32Array) -> str:
         """Return how many studies have a subtype without ICH, for a message."""
