@@ -21,6 +21,7 @@ from ichx.cache.build import (
 from ichx.cache.hu_cache import CACHE_FILE, PLACES_FILE, Cache, CacheSpec, cache_key, is_complete, slices_digest
 from ichx.cache.parts import Part
 from ichx.datasets.dataset import LoadedDataset
+from ichx.datasets.fold_labels import PSEUDO_PARTS
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.mixture import PartSlices, split_parts
 from ichx.files import atomic_path, write_error
@@ -35,7 +36,10 @@ def plan_dataset_caches(cache_dir: Path, data: LoadedDataset, specs: Sequence[Ca
     parts = split_parts(data.version, data.slices)
     if not parts:
         return plans
-    of_parts = zip(*(plan_caches(cache_dir, part.part.dataset, part.slices, specs) for part in parts), strict=True)
+    pseudo = data.version.summary.get(PSEUDO_PARTS, {})  # the slices of another dataset, whose caches are the same
+    names = [pseudo.get(part.part.dataset, {}).get("of", part.part.dataset) for part in parts]
+    planned = [plan_caches(cache_dir, name, part.slices, specs) for name, part in zip(names, parts, strict=True)]
+    of_parts = zip(*planned, strict=True)
     return [
         replace(plan, complete=all(part.complete for part in of_plan), missing=(), parts=of_plan)
         for plan, of_plan in zip(plans, of_parts, strict=True)

@@ -192,6 +192,8 @@ def _kind(dataset: "Dataset", version: "DatasetVersion") -> str:
         return f"test set of {dataset.test_of}"
     if version.part_names:
         return "mixture"
+    if "pseudo" in version.summary:
+        return "pseudo-labels"
     return "labelled" if dataset.trainable else "unlabelled"
 
 

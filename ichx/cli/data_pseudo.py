@@ -84,7 +84,7 @@ def _print_report(found: "PseudoReport") -> None:
     _print_counts(origin)
     if version.summary["transductive"]:
         warn("Every score of a training on these labels is marked `transductive`.")
-    info(f"Next: `ichx exp new --plugin NAME --dataset {origin['trained_on']['dataset']}+{version.dataset}`")
+    info(f"Next: `ichx exp new --plugin NAME --dataset {origin['trained_on']['labelled']}+{version.dataset}`")
 
 
 def print_origin(summary: Mapping[str, Any]) -> None:

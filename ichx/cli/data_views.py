@@ -151,7 +151,7 @@ def print_prevalences(title: str, total: dict[str, Any], folds: Sequence[dict[st
     """Print slices, patients and the share of positive slices per label, of a dataset version and of its folds."""
     parts = [total, *folds]
     rows: list[tuple[object, ...]] = [(name, *(part[name] for part in parts)) for name in ("slices", "patients")]
-    rows += [(label, *(_share(part["prevalences"][label]) for part in parts)) for label in total["prevalences"]]
+    rows += [(label, *(_share(part["prevalences"][label]) for part in parts)) for label in total["prevalences"] or ()]
     columns = ("", "all", *("train only" if part["fold"] < 0 else f"fold {part['fold']}" for part in folds))
     print_table(title, columns, rows, caption=caption, split=True)
 

@@ -23,8 +23,18 @@ def pseudo_summary(versions: "Iterable[DatasetVersion]") -> dict[str, Any]:
     having = [version for version in versions if PSEUDO in version.summary]
     if not having:
         return {}
-    parts = {v.dataset: {"path": v.path, "digest": v.summary[PSEUDO]["digest"]} for v in having}
+    parts = {
+        v.dataset: {"path": v.path, "digest": v.summary[PSEUDO]["digest"], "of": v.summary[PSEUDO]["of"]["dataset"]}
+        for v in having
+    }
     return {PSEUDO_PARTS: parts, TRANSDUCTIVE: any(v.summary[TRANSDUCTIVE] for v in having)}
+
+
+def labelled_parts(version: "DatasetVersion") -> list[str]:
+    """Return the names of the parts of a mixture that have no pseudo-labels; that of the dataset for others."""
+    pseudo = version.summary.get(PSEUDO_PARTS, {})
+    parts = version.summary.get("mixture", {}).get("parts", ())
+    return [part["dataset"] for part in parts if part["dataset"] not in pseudo] or [version.dataset]
 
 
 def pseudo_versions(project: "Project", version: "DatasetVersion") -> "list[DatasetVersion]":

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.catalog import known_acquisition
+from ichx.datasets.mixture import PART
 from ichx.errors import InvalidInputError, NotReadyError, did_you_mean
 
 UNKNOWN: Final = "unknown"
@@ -72,6 +73,11 @@ def _texts(name: str) -> Grouping:
     return of
 
 
+def _part(slices: pd.DataFrame) -> "pd.Series[str]":
+    """Return the part of each slice of a mixture; unknown for other slices, e.g. of files that are in no dataset."""
+    return _texts(PART)(slices) if PART in slices else pd.Series(UNKNOWN, index=slices.index, dtype=object)
+
+
 def _scanner(slices: pd.DataFrame) -> "pd.Series[str]":
     both = (slices["manufacturer"].astype(object) + " " + slices["model"].astype(object)).str.strip()
     return both.where(both != "", UNKNOWN)
@@ -129,7 +135,7 @@ FIELDS: Final[Mapping[str, Grouping]] = MappingProxyType(
         "sex": _texts("sex"),
         "institution": _texts("institution"),
         "pixels": _pixels,
-        "part": _texts("part"),
+        "part": _part,
     }
 )
 """Fields by which slices can be grouped: of the header, or of the geometry and pixel format that every slice has.

@@ -87,7 +87,10 @@ class PseudoAudit:
 
     def same_folds(self, slices: pd.DataFrame, folds: Folds) -> tuple[str, None]:
         """Check that a fold has the same patients here as in the training of the networks."""
-        known, differs = different_folds(self.project, self.origin, slices, folds)
+        try:
+            known, differs = different_folds(self.project, self.origin, slices, folds)
+        except NotFoundError as error:
+            raise UnknownError(f"{error.problem.rstrip('.')}: its folds cannot be compared") from error
         if len(differs):
             raise WrongError(
                 f"{format_count(len(differs), 'labelled slice')} in another fold than in the training of the networks"
@@ -99,7 +102,10 @@ class PseudoAudit:
         """Check that the labels of `fold` follow from predictions of networks that trained without it."""
         networks = self._networks(fold)
         source, of = self._source(), self.origin["of"]
-        data = load_version(self.project.workspace, self.project.store.version(of["dataset"], of["version"]))
+        try:
+            data = load_version(self.project.workspace, self.project.store.version(of["dataset"], of["version"]))
+        except NotFoundError as error:
+            raise UnknownError(f"{error.problem.rstrip('.')}: the labels cannot be computed again") from error
         self._predictions(fold, data.version.id)
         rule = LabelRule.parse(self.origin["keep"], hard=self.origin["hard"])
         ids, p, _ = predicted_by_fold(self.project, source, data, fold)

@@ -206,7 +206,7 @@ def _scored(version: "DatasetVersion") -> "DatasetVersion":
     origin = version.summary.get("pseudo")
     if origin is None:
         return version
-    labelled = origin["trained_on"]["dataset"]
+    labelled = origin["trained_on"]["labelled"]
     raise InvalidInputError(
         f"{version.dataset} has pseudo-labels only, which are never scored.",
         f"Train on them together with the labelled data: --dataset {labelled}+{version.dataset}.",

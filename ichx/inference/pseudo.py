@@ -30,6 +30,7 @@ from ichx.datasets.fold_labels import PSEUDO, TRANSDUCTIVE, FoldLabels, training
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.overlap import load_identity, write_identity
+from ichx.datasets.pseudo_parts import labelled_parts
 from ichx.datasets.shared_patients import of_shared_patients
 from ichx.datasets.summary import summarize
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError
@@ -114,8 +115,8 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
         )
     started = time.monotonic()
     callbacks.note(_cost(project, model, data))
-    for trained in model.members.values():
-        predict_dataset_by_fold(project, trained, data, model.options, callbacks)
+    for member in model.members.values():
+        predict_dataset_by_fold(project, member, data, model.options, callbacks)
     seconds = time.monotonic() - started
     labels, files = pseudo_labels(project, source, data, request.rule)
     counts = count_labels(labels, source.folds)
@@ -124,6 +125,7 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
         warnings.append("No patient is of a test set: --transductive has no effect, and no score is marked.")
     networks = source.networks(project)
     of, shown = data.version, model.shown.experiment
+    trained = project.store.version_by_id(shown.version_id)
     origin = {
         "of": {"dataset": of.dataset, "version": of.number, "digest": of.digest},
         "by": {
@@ -138,6 +140,7 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
         "trained_on": {
             "dataset": shown.dataset,
             "version": shown.dataset_version,
+            "labelled": "+".join(labelled_parts(trained)),
             "fold_set": shown.fold_set,
             "fold_digest": shown.fold_digest,
             "label_digest": shown.label_digest,
@@ -154,7 +157,7 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "ichx": __version__,
     }
-    inherited = bool(project.store.version_by_id(shown.version_id).summary.get(TRANSDUCTIVE))
+    inherited = bool(trained.summary.get(TRANSDUCTIVE))
     made = _Labels(labels, source.blends, origin, transductive=bool(tested) or inherited)
     version, created = _store(project, request.name, data, made)
     return PseudoReport(version, created, tuple(counts), seconds, tuple(warnings))

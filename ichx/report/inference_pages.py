@@ -8,9 +8,17 @@ import numpy as np
 
 from ichx import __version__
 from ichx.datasets.study_labels import has_study_labels
+from ichx.evaluation.choices import Pooling
 from ichx.evaluation.decision_curve import decision_curves
 from ichx.evaluation.metric import constant_score
 from ichx.evaluation.oof import OofTable
+from ichx.evaluation.operating_points import (
+    AppliedThreshold,
+    Subject,
+    applicable,
+    apply_thresholds,
+    stored_thresholds,
+)
 from ichx.evaluation.reliability import reliability_curves
 from ichx.evaluation.scores import calibration, pool_studies
 from ichx.evaluation.subgroup_scores import reported_subgroups
@@ -84,11 +92,22 @@ def render_evaluation(project: "Project", evaluation: Evaluation, slices: Evalua
                 {name: calibration(*column) for name, column in columns.items()},
                 reliability_curves(slices.predicted, LABELS, binning="width"),
             ),
+            stored=_stored_calls(project, evaluation, slices, pooling),
             decision=decision_chart(decision_curves(slices.predicted, LABELS, "study", pooling=pooling)),
             study_roc=plots.roc_curves(curves_by_label(pooled.labels, pooled.probabilities), "study-roc", "study"),
             **strip_values(gallery.strip),
         )
     )
+
+
+def _stored_calls(
+    project: "Project", evaluation: Evaluation, slices: EvaluatedSlices, pooling: Pooling
+) -> list[AppliedThreshold]:
+    """Return what the stored thresholds of the evaluated model do, unchanged."""
+    number = evaluation.experiment if evaluation.ensemble is None else evaluation.ensemble
+    stored = stored_thresholds(project, Subject(number, evaluation.ensemble is not None))
+    tta, average = evaluation.tta, evaluation.average
+    return apply_thresholds(applicable(stored, tta=tta, average=average, pooling=pooling), slices.called)
 
 
 def write_prediction_report(project: "Project", found: FilePredictions, out: Path) -> Path:

@@ -170,6 +170,8 @@ def _kind(dataset: Dataset, version: DatasetVersion) -> str:
         return f"test set of {version.test_of}"
     if version.part_names:
         return "mixture"
+    if "pseudo" in version.summary:
+        return "pseudo-labels"
     return "labelled" if version.label_digest else "unlabelled"
 
 

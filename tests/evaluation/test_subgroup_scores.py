@@ -116,7 +116,7 @@ def test_a_report_shows_the_groups_that_headers_tell_apart(ichx: Program, traine
     from ichx.evaluation.subgroup_scores import reported_subgroups
 
     given = predictions()
-    for name in ("manufacturer", "model", "contrast", "age", "sex", "institution"):
+    for name in ("manufacturer", "model", "contrast", "age", "sex", "institution", "part"):
         given.slices[name] = ""
     given.slices["thickness"] = np.nan
     given.slices["sex"] = np.where(given.slices["patient"].astype(int) % 2, "F", "M")

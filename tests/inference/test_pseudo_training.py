@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ichx.cache.dataset_removal import remove_dataset
 from ichx.cache.mixture_masks import MixtureMasks
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_folds, load_version
@@ -109,6 +110,17 @@ def test_each_fold_trains_on_its_own_labels(mixed: Project) -> None:
         np.testing.assert_array_equal(batch.labels.numpy(), labels.of_fold(fold, ids[pseudo[:3]]))
 
 
+def test_the_cache_of_the_predictions_serves_the_training(mixed: Project) -> None:
+    """No slice is decoded twice: the files of the unlabelled dataset are gone, and its cache is enough."""
+    shutil.rmtree(mixed.store.version("new").source)
+    settings = (*SHORT, "input.size=32", "input.crop=32")  # as the experiment that predicted
+    request = ExperimentRequest("tiny_resnet", dataset="ph+pseudo", settings=settings)
+    experiment = new_experiment(mixed.store, mixed.registry, request)
+    prepared = prepare_experiment(mixed, experiment, RunCallbacks())
+    assert prepared.cache.valid.all()
+    assert not list(mixed.workspace.cache_dir.glob("pseudo*"))
+
+
 def test_slices_without_a_label_do_not_train(mixed: Project) -> None:
     p = labels_of(mixed).table[ANY]
     label(mixed, f"any>={round(float(p.median()), 6)}")
@@ -192,6 +204,8 @@ def test_the_audit_reports_what_is_gone(mixed: Project) -> None:
     assert "gone" in found["pseudo fold 0"][1]
     assert found["pseudo fold 1"][0] == "unknown"
     assert "changed" in found["pseudo fold 1"][1]
+    remove_dataset(mixed, "new")
+    assert checks(mixed, experiment.number)["pseudo fold 0"][0] == "unknown"
     folder = mixed.workspace.root / mixed.store.version("pseudo").path
     (folder / FOLD_LABELS_FILE).unlink()
     assert checks(mixed, experiment.number)["pseudo labels"][0] == "wrong"

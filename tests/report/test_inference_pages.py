@@ -11,6 +11,13 @@ from dicom_files import write_ct
 from report_pages import Page, parse
 
 from ichx.datasets.add import AddRequest, add_dataset
+from ichx.evaluation.operating_points import (
+    Subject,
+    ThresholdRequest,
+    apply_thresholds,
+    choose_threshold,
+    remove_threshold,
+)
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.inference.evaluate import EvaluatedSlices, Evaluation, evaluate_slices
 from ichx.inference.predict import FilePredictions, predict_files
@@ -70,7 +77,7 @@ def test_an_evaluation_has_scores_curves_thresholds_and_slices(
                 values = shares(p.sensitivity, p.specificity, p.positive_predictive_value, p.negative_predictive_value)
                 rows.append([label, p.rule, threshold, *values])
             if not points:
-                rows.append([label, "undefined: only one class"])
+                rows.append([label, "undefined: only one class is known"])
         assert found == rows
     for name, found in (("label-scores", evaluation.slices), ("study-scores", evaluation.studies)):
         auc = {row[0]: row[2] for row in page.tables[name][1:]}
@@ -89,6 +96,27 @@ def test_an_evaluation_has_scores_curves_thresholds_and_slices(
     ids = slices.slices["slice_id"].tolist()
     assert sum(f"<code>{slice_id}</code>" in html for slice_id in ids) >= 6
     assert html.count('data-heat="any"') > 6
+
+
+def test_stored_thresholds_are_applied_unchanged(
+    project: Project, evaluated: tuple[Evaluation, EvaluatedSlices]
+) -> None:
+    evaluation, slices = evaluated
+    subject = Subject(evaluation.experiment)
+    request = ThresholdRequest("subdural", "specificity", 0.8, "slice", evaluation.tta)  # type: ignore[arg-type]
+    chosen, _ = choose_threshold(project, subject, request, draws=5)
+    try:
+        _, page = parse(render_evaluation(project, evaluation, slices))
+    finally:
+        remove_threshold(project, subject, "subdural", "slice", request.tta)
+    (row,) = page.tables["stored-thresholds"][1:]
+    (applied,) = apply_thresholds([chosen], slices.called)
+    assert row[:4] == ["subdural", "slice", "specificity 0.8", f"{chosen.threshold:.4g}"]
+    sensitivity, alarms = applied.calls.sensitivity.value, applied.calls.alarms.value
+    assert row[4].startswith("-" if sensitivity is None else f"{sensitivity:.3f}")
+    assert alarms is not None
+    assert row[8].startswith(f"{alarms:.1f}")
+    assert "stored-thresholds" not in parse(render_evaluation(project, evaluation, slices))[1].tables
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,8 @@ def test_an_ensemble_in_a_browser(blended: Path, serve: Serve, tab: Callable[...
         summary.click()
     page.locator("#score-tables table").first.wait_for()
     assert page.evaluate("new URLSearchParams(location.search).get('scores')") == "1"
+    page.locator("#subgroup-tables table").first.wait_for()
+    assert page.evaluate("new URLSearchParams(location.search).get('subgroups')") == "1"
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), page.evaluate(OVERFLOW)
     assert page.evaluate(ACCESSIBILITY) == []
     assert page.locator("main b").count() == 0, "names are escaped"

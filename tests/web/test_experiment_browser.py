@@ -157,10 +157,11 @@ def test_stages_are_bands_and_lines_have_the_colours_of_the_folds(trained_root: 
 
 def test_a_phone_shows_all_without_scrolling_sideways(trained_root: Path, serve: Serve, tab: Tabs) -> None:
     page = tab(serve(trained_root), viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True).open(
-        "/experiments/1?scores=1&recipe=all"
+        "/experiments/1?scores=1&subgroups=1&recipe=all"
     )
     page.wait_for_selector(READY)
     page.wait_for_selector("#score-tables table")
+    page.wait_for_selector("#subgroup-tables table")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.locator(READY).bounding_box()["width"] <= 360  # type: ignore[index]
 
