@@ -110,7 +110,7 @@ class StudyIndex:
         self._slices = _map(folder / SLICES_FILE)
         self.studies = _map(folder / STUDIES_FILE)
         """One row per study: `study`, `patient`, `first`, `slices`, `series`, a count of positive slices per label
-        (-1 without labels), `fold`, `flags`, `scanner`, `masks`."""
+        (-1 if none is known to be positive and some are unknown), `fold`, `flags`, `scanner`, `masks`."""
         self._excluded = _map(folder / EXCLUDED_FILE)
         self._by_id = np.load(folder / BY_ID_FILE, mmap_mode="r")
         self._place = {study: place for place, study in enumerate(self.studies["study"].to_pylist())}
@@ -199,7 +199,7 @@ def _studies(frame: "pd.DataFrame", slices: "pd.DataFrame", names: Sequence[Any]
     grouped = frame.groupby("study", sort=True)
     labels = frame[list(LABELS)]
     positive = (labels > 0.5).groupby(code).sum()
-    unlabelled = labels.isna().any(axis=1).groupby(code).any().to_numpy()
+    unknown = labels.isna().groupby(code).any()
     table = pd.DataFrame(
         {
             "study": names,
@@ -210,7 +210,8 @@ def _studies(frame: "pd.DataFrame", slices: "pd.DataFrame", names: Sequence[Any]
         }
     )
     for label in LABELS:
-        table[label] = np.where(unlabelled, -1, positive[label].to_numpy(np.int64))
+        count = positive[label].to_numpy(np.int64)
+        table[label] = np.where(unknown[label].to_numpy() & (count == 0), -1, count)
     low, high = grouped["fold"].min().to_numpy(), grouped["fold"].max().to_numpy()
     table["fold"] = np.where(low == high, low, SEVERAL_FOLDS).astype(np.int64)
     flagged = frame[[*FLAGS, *ASSUMED]].groupby(code).any()

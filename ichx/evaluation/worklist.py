@@ -86,7 +86,7 @@ def make_worklist(data: WorklistData, request: WorklistRequest, keep: npt.NDArra
         return Worklist(np.empty(0, np.int64), np.empty(0))
     pooled = [None if part is None else np.fmax.reduceat(part, data.first, axis=0) for part in (predicted, other)]
     assert pooled[0] is not None
-    truth = np.maximum.reduceat(labels, data.first, axis=0)
+    truth = _study_truth(labels, data.first)
     values, study_called = _values(request, truth, pooled[0], pooled[1])
     if request.kind == "disagreement":  # two predictors may see different slices of a study
         values = np.fmax.reduceat(slice_values, data.first)
@@ -95,6 +95,12 @@ def make_worklist(data: WorklistData, request: WorklistRequest, keep: npt.NDArra
     studies = np.flatnonzero(wanted)
     shown = _representatives(data, request, slice_values)
     return _sorted(shown[studies], values[studies], request.kind)
+
+
+def _study_truth(labels: Float32Array, first: npt.NDArray[np.int64]) -> Float32Array:
+    """Return the labels of studies (S, 6): positive if a slice is, NaN if none is and one is unknown."""
+    complete, known = np.maximum.reduceat(labels, first, axis=0), np.fmax.reduceat(labels, first, axis=0)
+    return np.where(known > 0.5, known, complete).astype(np.float32)
 
 
 def false_call(kind: Kind, truth: Float32Array, predicted: Float32Array, threshold: float) -> npt.NDArray[np.bool_]:
@@ -125,10 +131,14 @@ def _values(
     shares = LABEL_SHARES if request.label == ALL_LABELS else np.ones(1)
     p = predicted[:, columns]
     if request.kind == "highest-loss":
-        # 0 for NaN: such rows are left out below, and the logarithm of NaN is slow
-        y = np.nan_to_num(labels[:, columns])
-        values = row_losses(y, p) @ shares
-        values[np.isnan(labels[:, columns]).any(axis=1)] = np.nan
+        known = ~np.isnan(labels[:, columns])
+        # 0 for NaN: unknown labels do not count, and the logarithm of NaN is slow
+        losses = row_losses(np.nan_to_num(labels[:, columns]), p)
+        values = losses @ shares
+        if not known.all():
+            weights = known @ shares
+            values = np.full(len(p), np.nan)
+            np.divide((losses * known) @ shares, weights, out=values, where=weights > 0)
     elif request.kind == "disagreement":
         if other is None:
             raise ValueError("a disagreement needs another predictor")

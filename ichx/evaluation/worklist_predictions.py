@@ -71,11 +71,13 @@ def suggested_thresholds(
     """
     parts = {"slice": (labels, predicted)}
     if len(first):
-        parts["study"] = (np.maximum.reduceat(labels, first, axis=0), np.fmax.reduceat(predicted, first, axis=0))
+        known = np.fmax.reduceat(labels, first, axis=0)
+        truth = np.where(known > 0.5, known, np.maximum.reduceat(labels, first, axis=0))
+        parts["study"] = (truth, np.fmax.reduceat(predicted, first, axis=0))
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for unit, (truth, p) in parts.items():
-        known = np.isfinite(truth).all(axis=1) & np.isfinite(p).all(axis=1)
-        truth, p = truth[known], p[known]
+        predicted_rows = np.isfinite(p).all(axis=1)
+        truth, p = truth[predicted_rows], p[predicted_rows]
         found[unit] = {
             label: [asdict(point) for point in operating_points(truth[:, k], p[:, k])] if len(p) else []
             for k, label in enumerate(LABELS)

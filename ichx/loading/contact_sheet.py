@@ -198,9 +198,10 @@ def _parse_window(part: str) -> Window:
 
 def _format_labels(row: "pd.Series[Any]") -> str:
     """Return the positive labels of `row`; `any` only if no subtype is positive."""
-    if any(math.isnan(row[label]) for label in LABELS):
-        return "no labels"
+    unknown = [label for label in LABELS if math.isnan(row[label])]
     positive = [label for label in LABELS if row[label] > 0.5]
+    if unknown and not positive:
+        return "no labels" if len(unknown) == len(LABELS) else f"unknown: {', '.join(unknown)}"
     return ", ".join(label for label in positive if label != ANY) or ("any" if positive else "no hemorrhage")
 
 

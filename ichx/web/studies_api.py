@@ -204,11 +204,12 @@ def _header(row: dict[str, Any]) -> dict[str, str | float]:
     return {name: value for name, value in found.items() if value not in (None, "") and value == value}
 
 
-def _labels(row: dict[str, Any]) -> dict[str, int] | None:
+def _labels(row: dict[str, Any]) -> dict[str, int | None] | None:
+    """Return the labels of a slice, None for an unknown one; None if all are unknown."""
     values = {label: _number(row[label]) for label in LABELS}
-    if None in values.values():
+    if all(value is None for value in values.values()):
         return None
-    return {label: int(value is not None and value > 0.5) for label, value in values.items()}
+    return {label: None if value is None else int(value > 0.5) for label, value in values.items()}
 
 
 def _flags(rows: list[dict[str, Any]]) -> list[str]:

@@ -52,7 +52,8 @@ export function describeSlice(slice, series, labels, panes) {
     if (values) said.push(`${pane.name}: ${labels.map((label, i) => `${label} ${probability(values[i])}`).join(", ")}`);
   }
   const present = labels.filter((label) => slice.labels?.[label]);
-  if (slice.labels) said.push(`labels: ${present.join(", ") || "none"}`);
+  const unknown = labels.filter((label) => slice.labels && slice.labels[label] === null);
+  if (slice.labels) said.push(`labels: ${present.join(", ") || "none"}${unknown.length ? `; unknown: ${unknown.join(", ")}` : ""}`);
   return said.join(". ");
 }
 

@@ -1,0 +1,135 @@
+"""Training on labels of studies, from the spreadsheet to scores of studies."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from conftest import Program
+
+from ichx.evaluation.oof import read_oof
+from ichx.evaluation.predictions import read_predictions
+from ichx.experiments.register import ExperimentRequest, new_experiment
+from ichx.experiments.run import run_experiment
+from ichx.labels import LABELS
+from ichx.phantom.dicom_files import PhantomFiles
+from ichx.plugins import load_registry
+from ichx.project import Project
+from ichx.store import open_store
+from ichx.training import trainer
+from ichx.training.epoch_loop import validate
+from ichx.training.run_options import RunOptions
+from ichx.workspace import open_workspace
+
+pytestmark = pytest.mark.slow
+
+STAGES = ("balanced", "rebalanced", "full")
+SETTINGS = [f"stage.{name}.{value}" for name in STAGES for value in ("sampling=grouped", "per_study=8", "epochs=1")]
+
+
+def write_studies(phantom: PhantomFiles, path: Path) -> None:
+    """Write the labels of studies with columns of other names, the last study without any."""
+    assert phantom.train is not None
+    assert phantom.train_labels is not None
+    slices: dict[str, dict[str, float]] = defaultdict(dict)
+    with phantom.train_labels.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            slice_id, _, label = row["ID"].rpartition("_")
+            slices[slice_id][label] = float(row["Label"])
+    studies: dict[str, dict[str, float]] = {}
+    for file_path in sorted(phantom.train.rglob("*.dcm")):
+        header = pydicom.dcmread(file_path, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
+        study = studies.setdefault(str(header.StudyInstanceUID), dict.fromkeys(LABELS, 0.0))
+        for label, value in slices[str(header.SOPInstanceUID)].items():
+            study[label] = max(study[label], value)
+    rows = [f"{study};{'yes' if v['any'] else 'no'};{v['subdural']:g}" for study, v in studies.items()]
+    path.write_text("\n".join(["Study;ICH;SDH", *rows[:-1]]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def root(phantom: PhantomFiles, tmp_path: Path, ichx: Program) -> Path:
+    write_studies(phantom, tmp_path / "studies.csv")
+    assert ichx("init", cwd=tmp_path).code == 0
+    command = ("--labels", "studies.csv", "--id-column", "Study", "--label", "any=ICH", "--label", "subdural=SDH")
+    added = ichx("data", "add", "st", phantom.train, *command, "--folds", 2, cwd=tmp_path)
+    assert added.code == 0, added.err
+    assert "of 1 study without any label" in added.err
+    return tmp_path
+
+
+def oof(root: Path, *, workers: int = 0, pooling: str = "noisy_or", stop: bool = False) -> np.ndarray:
+    """Return the OOF logits of fold 0 of a new experiment."""
+    workspace = open_workspace(root)
+    settings = [
+        *SETTINGS,
+        "batch=16",
+        "input.size=48",
+        "input.crop=0",
+        "precision=fp32",
+        f"loss.study_pooling={pooling}",
+    ]
+    with open_store(workspace) as store:
+        project = Project(workspace, store, load_registry())
+        request = ExperimentRequest("tiny_resnet", settings=settings, dataset="st")
+        number = new_experiment(store, project.registry, request).number
+        options = RunOptions(device="cpu", workers=workers)
+        if stop:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(trainer, "validate", validate_once)
+                patch.setattr(validate_once, "calls", 0, raising=False)
+                with pytest.raises(Stopped):
+                    run_experiment(project, number, folds=[0], options=options)
+        run_experiment(project, number, folds=[0], options=options)
+        (stored,) = [p for p in store.predictions(number, role="oof") if p.view == "identity"]
+        return read_predictions(workspace.root / stored.path).logits
+
+
+class Stopped(Exception):  # noqa: N818  # not an error
+    pass
+
+
+def validate_once(*arguments: object, **named: object) -> object:
+    """Validate the first epoch; break the run at the second validation."""
+    validate_once.calls += 1  # type: ignore[attr-defined]
+    if validate_once.calls == 2:  # type: ignore[attr-defined]
+        raise Stopped
+    return validate(*arguments, **named)  # type: ignore[arg-type]
+
+
+def test_a_run_resumes_to_the_bit_with_any_number_of_workers(root: Path) -> None:
+    complete = oof(root)
+    assert np.array_equal(complete, oof(root, workers=1))
+    assert np.array_equal(complete, oof(root, stop=True))
+    assert not np.array_equal(complete, oof(root, pooling="max"))
+
+
+def test_from_the_command_line_to_scores_of_studies(root: Path, ichx: Program) -> None:
+    new = ("exp", "new", "--plugin", "tiny_resnet", "--size", 48, "--dataset", "st", "--set", "batch=16")
+    refused = ichx(*new, "--json", cwd=root)
+    refused.check_error("unsupported", "labels of studies", "balanced, rebalanced, full")
+    assert "stage.full.sampling=grouped" in refused.error["remedy"]
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    assert ichx(*new, *settings, cwd=root).code == 0
+    ran = ichx("run", 1, "--device", "cpu", cwd=root)
+    assert ran.code == 0, ran.err
+    with open_store(open_workspace(root)) as store:
+        experiment = store.experiment(1)
+        table = read_oof(Project(open_workspace(root), store, load_registry()), experiment)
+        assert np.isnan(table.labels).all()
+        assert table.truth.unit == "study"
+        assert experiment.score == table.score
+        assert np.isfinite(table.score)
+    scores = ichx("scores", 1, cwd=root)
+    assert scores.code == 0, scores.err
+    assert "no label of a slice is known" in scores.err
+    assert ichx("audit", 1, cwd=root).code == 0
+    assert ichx("report", 1, "--out", "report.html", cwd=root).code == 0
+    page = (root / "report.html").read_text(encoding="utf-8")
+    assert "only studies are labelled" in page
+    assert "nan" not in page.replace("nanoseconds", "").split("<main")[1].split("<svg")[0]
+    ichx("ensemble", "--members", 1, "--json", cwd=root).check_error("unsupported", "only studies have")
+    ichx("threshold", 1, "--label", "any", "--sensitivity", 0.9, "--per", "slice", "--json", cwd=root).check_error(
+        "not_ready", "has a known label"
+    )
