@@ -113,8 +113,8 @@ class LossRecipe:
 
     label_smoothing: float = 0.0
     """Moves each label by half of this value towards 1/2."""
-    study_pooling: str = added("max")
-    """How the slices of a labelled study are pooled: `max`, the largest probability, or `noisy_or`, 1 - prod(1 - p)."""
+    study_pooling: str = added("noisy_or")
+    """How the slices of a labelled study are pooled: `noisy_or`, 1 - prod(1 - p), or `max`, the largest probability."""
     study_weight: float = added(1.0)
     """Weight of the loss of labelled studies relative to that of slices."""
 
