@@ -5,13 +5,14 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ichx.errors import InvalidInputError, did_you_mean, raise_problems
 from ichx.recipe import NO_IMAGE, WINDOW_PARTS, Recipe, has_part, literal, settable
 from ichx.recipe_rules import invalid_values
 from ichx.text import parse_toml
 
+EVERY_STAGE: Final = "stage.*."
 _REMEDY = "`ichx plugin show NAME --toml` shows a complete recipe."
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 
@@ -58,6 +59,8 @@ def from_toml(text: str, base: Recipe | None = None, *, source: str = "the recip
 def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """Return `recipe` changed by `NAME=VALUE` settings, e.g. `stage.balanced.lr=5e-4`, in their order.
 
+    `stage.*.NAME` is a value of every stage.
+
     Raises:
         InvalidInputError: Unknown names and invalid values, all of them together.
     """
@@ -67,16 +70,25 @@ def apply_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     for setting in settings:
         name, equals, text = setting.partition("=")
         name = name.strip()
+        names = _of_stages(name, recipe)
         if not equals:
             problems.append(f"Invalid setting {setting!r}. Use the form NAME=VALUE.")
-        elif name not in known:
-            problems.append(_unknown(name, name, known))
+        elif not set(names) <= known.keys():
+            problems.append(_unknown(name, names[0], known))
         else:
-            _assign(tables, name, _parse_value(text.strip()))
+            for one in names:
+                _assign(tables, one, _parse_value(text.strip()))
     changed: Recipe = _build(Recipe, tables, "", problems)
     problems += invalid_values(changed)
     raise_problems(problems, _REMEDY)
     return changed
+
+
+def _of_stages(name: str, recipe: Recipe) -> list[str]:
+    """Return the names that `name` stands for: several for `stage.*.NAME`."""
+    if not name.startswith(EVERY_STAGE) or name == f"{EVERY_STAGE}name":
+        return [name]
+    return [f"stage.{stage.name}.{name.removeprefix(EVERY_STAGE)}" for stage in recipe.stage]
 
 
 def _unknown(name: str, key: str, known: Iterable[str]) -> str:

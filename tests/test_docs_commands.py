@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ichx.cli.app import app
+from ichx.plugins import load_registry
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
@@ -19,7 +20,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 def command_lines(page: Path) -> Iterator[list[str]]:
     """Yield the arguments of each `ichx` command in the shell blocks of a page."""
     for block in BLOCK.findall(page.read_text(encoding="utf-8")):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             lexer = shlex.shlex(line, posix=True, punctuation_chars="|&>;")
             lexer.whitespace_split = True
             words: list[str] = []
@@ -55,6 +56,19 @@ def test_every_command_line_parses(page: Path) -> None:
             pass
         except Exception as error:
             pytest.fail(f"ichx {' '.join(arguments)}: {error}")
+
+
+def test_every_plugin_exists() -> None:
+    known = set(load_registry().plugins) | {"NAME", "shallow_ct"}  # of the page on plugins
+    named = {
+        (str(page.relative_to(ROOT)), arguments[at + 1])
+        for page in PAGES
+        for arguments in command_lines(page)
+        for at in range(len(arguments) - 1)
+        if arguments[at] == "--plugin"
+    }
+    assert {one for one in named if one[1] not in known} == set()
+    assert len(named) > 5
 
 
 def test_the_pages_have_command_lines() -> None:

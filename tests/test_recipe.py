@@ -122,6 +122,16 @@ def problems(recipe: Recipe, *settings: str) -> list[str]:
     return caught.value.problem.splitlines()
 
 
+def test_a_setting_of_every_stage() -> None:
+    changed = apply_settings(BASE, ["stage.*.epochs=7", f"stage.{BASE.stage[0].name}.epochs=3"])
+    assert [stage.epochs for stage in changed.stage] == [3] + [7] * (len(BASE.stage) - 1)
+    assert len(BASE.stage) > 1
+    with pytest.raises(InvalidInputError, match=r"'stage\.\*\.epoch'. Did you mean 'stage\.[a-z]+\.epochs'"):
+        apply_settings(BASE, ["stage.*.epoch=7"])
+    with pytest.raises(InvalidInputError, match=r"stage\.\*\.name"):
+        apply_settings(BASE, ["stage.*.name=x"])
+
+
 def test_every_value_changes_the_digest() -> None:
     digests = {digest(BASE), digest(apply_settings(BASE, ["seed=1"])), digest(apply_settings(BASE, ["batch=63"]))}
     changed = apply_settings(BASE, ["stage.full.gamma=0.4999999999999999"])
