@@ -123,8 +123,8 @@ def _check_grouped(recipe: Recipe, stage: StageRecipe, prefix: str, require: Req
     """Check that batches have the slices of a study together."""
     if stage.sampling != "grouped" or stage.per_study < 1:
         return
-    whole = stage.per_study <= recipe.batch and recipe.batch % stage.per_study == 0
-    require(whole, f"{prefix}.per_study", "a divisor of batch with the sampling grouped")
+    divides = stage.per_study <= recipe.batch and recipe.batch % stage.per_study == 0
+    require(divides, f"{prefix}.per_study", "a divisor of batch with the sampling grouped")
     for name in ("mixup", "cutmix"):
         rule = f"0 with the sampling grouped of stage {stage.name}, which pools the slices of a study"
         require(getattr(recipe.augmentation, name) == 0, f"augmentation.{name}", rule)

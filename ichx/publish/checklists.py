@@ -88,7 +88,7 @@ def artefacts(facts: CardFacts) -> dict[str, Artefact]:
         "recalibration": "[recalibrations](card.md#calibration)" if facts.recalibrations else "",
         "weights": f"weights SHA-256 {facts.weights}" if facts.weights else "",
     }
-    told = {
+    stated = {
         "intended": ("indications", "intended-use"),
         "instructions": ("instructions", "intended-use"),
         "ethics": ("ethics", "intended-use"),
@@ -98,7 +98,7 @@ def artefacts(facts: CardFacts) -> dict[str, Artefact]:
         "data_license": ("data_license", "data"),
         "reference_standard": ("reference_standard", "data"),
     }
-    for key, (field, place) in told.items():
+    for key, (field, place) in stated.items():
         found[key] = f"[{field.replace('_', ' ')}](card.md#{place})" if about.text(field) else ""
     return {key: Artefact(text) for key, text in found.items() if text}
 
