@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 from ichx.errors import InvalidInputError, StorageError
 from ichx.locks import file_lock
 from ichx.mounts import network_mount
+from ichx.process_identity import is_process_id_used
 
 DRAFT_PATTERN: Final = ".*.tmp*"
 """Matches the names of files that are being written, or that a killed process has left."""
@@ -188,13 +189,7 @@ def _is_abandoned(draft: Path) -> bool:
     owner = re.search(r"\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.tmp[^/]*$", draft.name)
     if owner is None or owner[1] != _process_scope() or age > ABANDONED_SECONDS:
         return age > ABANDONED_SECONDS
-    try:
-        os.kill(int(owner[2]), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # of another user
-        pass
-    return False
+    return not is_process_id_used(int(owner[2]))
 
 
 @cache

@@ -22,7 +22,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 def network_mount(path: Path) -> str | None:
     """Return the network file system of `path`; None for a local one, or if unknown."""
-    return find_network_mount(path.resolve(), _mounts())
+    return find_network_mount(_resolved(path), _mounts())
 
 
 def find_network_mount(path: Path, mounts: Sequence[str]) -> str | None:
@@ -33,8 +33,15 @@ def find_network_mount(path: Path, mounts: Sequence[str]) -> str | None:
 
 def has_local_locks(path: Path) -> bool:
     """Return whether locks at `path` are invisible to other machines that share its file system."""
-    _, options = _find_mount(path.resolve(), _mounts())
+    _, options = _find_mount(_resolved(path), _mounts())
     return not LOCAL_LOCKS.isdisjoint(options)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop of links, which is an error only for who opens the file
+        return path.parent.resolve() / path.name
 
 
 def _mounts() -> list[str]:

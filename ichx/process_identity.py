@@ -31,11 +31,18 @@ def is_process_alive(pid: int, identity: str | None) -> bool | None:
             return None
         scope, _, start = identity.rpartition("/")
         return _start_time(pid) == start if scope == _scope() else None
+    return is_process_id_used(pid)
+
+
+def is_process_id_used(pid: int) -> bool:
+    """Return whether any process with this pid runs here; one that has ended, but was not reaped, does not count."""
+    if _PROC.joinpath("self/stat").exists():
+        return _start_time(pid) is not None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # of another user
         pass
     return True
 

@@ -43,9 +43,7 @@ def add(
     sample: Annotated[Path | None, typer.Option(help="Sample submission, which lists the ids to predict.")] = None,
     masks: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder or zip of masks, 0 or subtype 1 to 5: PNGs named by slice id, or NIfTIs named by volume."
-        ),
+        typer.Option(help="Folder or zip of masks, 0 or subtype 1 to 5: PNGs by slice id, or NIfTIs by volume."),
     ] = None,
     folds: Annotated[int, typer.Option(help="Number of patient-grouped folds; 0 for a dataset to evaluate only.")] = 5,
     fold_seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,

@@ -41,10 +41,10 @@ def mix(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Mix labelled datasets into one, without copying or decoding their slices.
+    """Mix labelled datasets into one without copying slices.
 
     Slices keep their folds, so that scores per part are comparable with those of trainings on that part alone. A
-    patient in two parts is an error. `ichx exp new --dataset rsna+ours` mixes equal parts by itself.
+    patient in two parts is an error. `ichx exp new --dataset` with two names mixes equal parts by itself.
 
     Example: `ichx data mix both --of rsna --of ours`
 

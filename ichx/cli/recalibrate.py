@@ -75,8 +75,6 @@ def recalibrate(
     no call of a stored threshold.
 
     Example: `ichx recalibrate 6 --dataset ours`
-
-    Example: `ichx predict 6 /data/new --recalibrated ours --out new.csv`
     """
     selected = fold_numbers(folds)
     subject_number = check_subject(number, ensemble)

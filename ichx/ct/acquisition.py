@@ -6,7 +6,7 @@ read.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from ichx.ct import elements as tags
@@ -52,6 +52,9 @@ class Acquisition:
     institution: str = ""
     """As in the header. A catalog keeps its keyed hash only."""
 
+
+ACQUISITION_FIELDS: Final = tuple(field.name for field in fields(Acquisition))
+"""Names of the acquisition fields."""
 
 UNKNOWN: Final = Acquisition()
 """Nothing is known."""

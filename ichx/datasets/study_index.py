@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ichx.ct.acquisition import ACQUISITION_FIELDS
 from ichx.datasets.arrow_columns import column_values
-from ichx.datasets.ingest import ACQUISITION
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def write_index(folder: Path, given: IndexInput) -> None:
     ]
     frame = slices[[*columns, "assumptions", *LABELS, *FILE]].iloc[order].reset_index(drop=True)
     of_parts = [name for name in ("part", "source") if name in slices]  # a mixture has a source per slice
-    for name in (*ACQUISITION, *of_parts):  # few values, which one dictionary per column has
+    for name in (*ACQUISITION_FIELDS, *of_parts):  # few values, which one dictionary per column has
         values = slices[name].iloc[order].reset_index(drop=True)
         frame[name] = values if values.dtype.kind == "f" else values.astype("category")
     study = owners[1][order].astype(np.int32)

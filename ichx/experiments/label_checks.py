@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from ichx.datasets.study_labels import informative, study_truth
 from ichx.errors import NotReadyError, UnsupportedError
 from ichx.labels import ANY
 from ichx.recipe import Recipe
 from ichx.text import format_count
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ichx.store import DatasetVersion
 
 PER_STUDY = 16
@@ -43,8 +43,10 @@ def check_recipe_for_labels(recipe: Recipe, version: "DatasetVersion") -> None:
         )
 
 
-def check_folds_for_labels(slices: pd.DataFrame, folds: npt.NDArray[np.int16], k: int, dataset: str) -> None:
+def check_folds_for_labels(slices: "pd.DataFrame", folds: npt.NDArray[np.int16], k: int, dataset: str) -> None:
     """Raise `NotReadyError` if a fold has no known label to validate on, or the others have none to learn from."""
+    from ichx.datasets.study_labels import informative, study_truth  # needs pandas
+
     learnable, known = informative(slices), ~np.isnan(study_truth(slices)).all(axis=1)
     for fold in range(k):
         if not (folds == fold).any():

@@ -38,6 +38,7 @@ SILENT = {
     ("init",),
     ("ui",),
     ("data", "phantom"),
+    ("data", "series-rules"),  # TOML
     ("tune", "space"),  # TOML
     *(("store", name) for name in ("backup", "upgrade")),
     *(("exp", name) for name in ("log", "name", "archive", "rm", "restore")),

@@ -82,7 +82,7 @@ def test_masks_are_added_from_the_command_line(tmp_path: Path, phantom: PhantomF
     assert f"masks: {masks:,} slices;" in ichx("data", "show", "ph", cwd=tmp_path / "w").out
     refused = ichx("data", "add", "other", *source, "--masks", phantom.train, cwd=tmp_path / "w")
     assert refused.code == 1
-    assert "has no PNG files" in refused.err
+    assert "has no PNG or NIfTI files" in refused.err
 
 
 def test_without_masks_only_labels_are_learned_with_one_note(bled: Path) -> None:
