@@ -209,9 +209,9 @@ app.command("cache")(cache)
 
 @app.command("series-rules")
 def series_rules() -> None:
-    """Print the default rules of `ichx data add --series auto` as TOML.
+    """Print the default rules of series selection as TOML.
 
-    Save them, change them, and give the file as `--series-rules`.
+    Save them, change them, and give the file to `ichx data add --series auto` as `--series-rules`.
 
     Example: `ichx data series-rules > rules.toml`
     """

@@ -20,7 +20,7 @@ def duplicates(
     processes: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find near-duplicate images under different patients, whatever their ids.
+    """Find near-duplicate images of different patients.
 
     Compares perceptual hashes of the cached slices: copies are found if they were shifted, scaled, compressed or saved
     in another window. Needs a cache (`ichx data cache NAME --size 256`). Hashes are computed once.

@@ -35,7 +35,7 @@ def pseudo(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label an unlabelled dataset with the predictions of an experiment or an ensemble.
+    """Label an unlabelled dataset by what networks predict.
 
     The labels that the training of fold k reads come from the networks of fold k alone, so that no fold learns from
     patients that it validates on. Train on them together with the labelled data; they are never scored. Predictions

@@ -69,10 +69,10 @@ def recalibrate(
     workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit probabilities to a small local sample, and judge that on patients it was not fitted on.
+    """Fit probabilities to a small local sample.
 
-    `ichx predict` and `ichx evaluate` apply it with --recalibrated NAME, without refitting. It changes no ranking and
-    no call of a stored threshold.
+    The fit is judged on patients of the sample that it has not seen. `ichx predict` and `ichx evaluate` apply it with
+    --recalibrated NAME, without refitting. It changes no ranking and no call of a stored threshold.
 
     Example: `ichx recalibrate 6 --dataset ours`
     """

@@ -55,7 +55,7 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     return dict(request.param)
 
 
-@pytest.mark.parametrize(("kind", "charts"), [("experiment", 8), ("ensemble", 5)])
+@pytest.mark.parametrize(("kind", "charts"), [("experiment", 9), ("ensemble", 6)])
 def test_all_figures_are_drawn_without_requests(
     pages: dict[str, Path], open_report: OpenReport, options: dict[str, Any], kind: str, charts: int
 ) -> None:
