@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Program
 from running_programs import race
+from sqlalchemy import make_url
 
 from ichx.errors import ConflictError, CorruptFileError, InvalidInputError
 from ichx.store import Store, open_store
@@ -242,7 +243,10 @@ def test_a_path_pasted_into_a_url_is_refused_and_works_as_a_path(
     file = tmp_path / name / "ichx.db"
     file.parent.mkdir()
     workspace = init_workspace(tmp_path / "work")
-    monkeypatch.setenv("ICHX_STORE", f"sqlite:///{file}")
+    url = f"sqlite:///{file}"
+    if make_url(url).database == str(file):
+        pytest.skip("this version of SQLAlchemy takes the path as it is")
+    monkeypatch.setenv("ICHX_STORE", url)
     with pytest.raises(InvalidInputError, match=name.replace("?", r"\?")) as caught:
         open_store(open_workspace(workspace.root))
     assert str(file) in caught.value.remedy
