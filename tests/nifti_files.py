@@ -35,7 +35,7 @@ def convert(files: Sequence[Path]) -> nibabel.Nifti1Image:
 
 
 def write_raw(path: Path, image: nibabel.Nifti1Image) -> Path:
-    """Write `image` with its values as they are and the scaling of its header, which nibabel would compute anew."""
+    """Write `image` with its values as they are and the scaling of its header, which nibabel would compute again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scaling = image.header.get_slope_inter()
     plain = path.with_name("plain.nii")

@@ -3,7 +3,7 @@
 It is computed on HU in a fixed window after centring: the brain between 0 and 80 HU, moved to the centroid of the head
 and scaled to its size; the band-passed content without bone and air; the low frequencies of its discrete cosine
 transform. The similarity of two slices is the cosine between their hashes; `benchmarks/external_identity.py` measures
-how well it tells copies from other slices.
+how well it separates copies from other slices.
 """
 
 from typing import Any, Final

@@ -21,7 +21,7 @@ LEFT_OUT: Final = "series_left_out"
 """The defect of slices of a series that was not selected."""
 FEWER_SLICES: Final = "fewer slices than the selected series"
 LATER: Final = "equal to the selected series"
-"""Reasons for which a series was left out though no rule tells it from the selected one."""
+"""Reasons for which a series was left out though no rule prefers the selected one."""
 FILE: Final = "#"
 """Between the file and the number of a slice in a volume."""
 _GEOMETRY: Final = ("position", "order", "run", "step", "tilt", *FLAGS)

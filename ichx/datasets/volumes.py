@@ -28,7 +28,7 @@ class Openable(Protocol):
 def volume_names(files: Sequence[str]) -> list[str]:
     """Return the name of the volume that each of `files` would be, the start of its slice ids.
 
-    It is the name of the file without suffix, with the folders above it as far as needed to tell volumes apart, joined
+    It is the name of the file without suffix, with the folders above it as far as needed to distinguish volumes, joined
     by `_`. Names of files with another suffix are empty: they are not volumes.
     """
     parts = [

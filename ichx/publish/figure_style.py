@@ -1,6 +1,6 @@
 """The style of figures for papers: widths of a column and a page, fonts, colours, and files without dates.
 
-The colours are those of reports: they are read from the style sheet of `ichx.report`. No figure tells lines apart by
+The colours are those of reports: they are read from the style sheet of `ichx.report`. No figure distinguishes lines by
 colour alone.
 """
 
