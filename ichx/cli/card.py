@@ -18,6 +18,7 @@ from ichx.cli.parameters import (
     Workers,
     check_ensemble_options,
     check_subject,
+    find_subject,
 )
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import parse_fields
@@ -55,11 +56,7 @@ def card(
     if ensemble is not None:
         check_ensemble_options(tta=tta, average=average)
     with session() as project:
-        # report unknown names before pandas is imported
-        if ensemble is not None:
-            project.store.ensemble(ensemble)
-        else:
-            project.store.experiment(subject_number)
+        find_subject(project, subject_number, ensemble=ensemble is not None)
         for dataset in datasets or ():
             project.store.dataset(dataset)
         from ichx.cli.live import LiveView

@@ -37,6 +37,7 @@ from ichx.cli.parameters import (
     Workers,
     check_ensemble_options,
     check_subject,
+    find_subject,
     fold_numbers,
     parse_model,
 )
@@ -122,12 +123,9 @@ def evaluate(
         raise typer.BadParameter("--keep-ids requires --out: scores contain no ids.")
     with session() as project:
         # report unknown names before torch is imported
-        if ensemble is not None:
-            project.store.ensemble(ensemble)
-        else:
-            project.store.experiment(subject)
+        find_subject(project, subject, ensemble=ensemble is not None)
         if other is not None:
-            (project.store.ensemble if other[1] else project.store.experiment)(other[0])
+            find_subject(project, other[0], ensemble=other[1])
         project.store.dataset(dataset)
         placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
             project.workspace

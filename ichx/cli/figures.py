@@ -18,6 +18,7 @@ from ichx.cli.parameters import (
     Workers,
     check_ensemble_options,
     check_subject,
+    find_subject,
     parse_label,
 )
 from ichx.cli.session import session
@@ -69,11 +70,7 @@ def figures(
     if ensemble is not None:
         check_ensemble_options(tta=tta, average=average)
     with session() as project:
-        # report unknown names before pandas is imported
-        if ensemble is not None:
-            project.store.ensemble(ensemble)
-        else:
-            project.store.experiment(subject_number)
+        find_subject(project, subject_number, ensemble=ensemble is not None)
         if dataset is not None:
             project.store.dataset(dataset)
         from ichx.cli.live import LiveView

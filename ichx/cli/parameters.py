@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,9 @@ from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation import choices
 from ichx.labels import LABELS
 from ichx.text import escape
+
+if TYPE_CHECKING:
+    from ichx.project import Project
 
 
 def parse_number(text: str) -> int:
@@ -225,6 +228,14 @@ def check_subject(number: int | None, ensemble: int | None) -> int:
     if number is None and ensemble is not None:
         return ensemble
     raise typer.BadParameter("Give either an experiment number or --ensemble NUMBER.")
+
+
+def find_subject(project: "Project", number: int, *, ensemble: bool) -> None:
+    """Raise `NotFoundError` unless there is this experiment, or this ensemble: before heavy libraries are imported."""
+    if ensemble:
+        project.store.ensemble(number)
+    else:
+        project.store.experiment(number)
 
 
 def check_ensemble_options(**options: object) -> None:

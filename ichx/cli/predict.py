@@ -32,6 +32,7 @@ from ichx.cli.parameters import (
     Workers,
     check_ensemble_options,
     complete_number,
+    find_subject,
     fold_numbers,
     parse_number,
 )
@@ -126,10 +127,7 @@ def predict(
     subject = parse_number(number) if ensemble is None else ensemble
     with session() as project:
         # report an unknown number before torch is imported
-        if ensemble is not None:
-            project.store.ensemble(ensemble)
-        else:
-            project.store.experiment(subject)
+        find_subject(project, subject, ensemble=ensemble is not None)
         placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
             project.workspace
         )

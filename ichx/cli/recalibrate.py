@@ -19,6 +19,7 @@ from ichx.cli.parameters import (
     Workers,
     check_ensemble_options,
     check_subject,
+    find_subject,
     fold_numbers,
     parse_label,
 )
@@ -87,10 +88,7 @@ def recalibrate(
     if remove and (name is None or dataset is not None):
         raise typer.BadParameter("--remove requires --name, and no --dataset.")
     with session() as project:
-        if ensemble is not None:
-            project.store.ensemble(ensemble)
-        else:
-            project.store.experiment(subject_number)
+        find_subject(project, subject_number, ensemble=ensemble is not None)
         if dataset is not None:
             project.store.dataset(dataset)
         from ichx.evaluation.operating_points import Subject
