@@ -1,7 +1,7 @@
 """`ichx recalibrate`: probabilities fitted to a small local sample, judged out of sample."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,9 +31,7 @@ from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.evaluation.operating_points import Subject
-    from ichx.evaluation.recalibration import Method
     from ichx.evaluation.recalibration_file import Recalibration
-    from ichx.evaluation.subgroup_scores import Unit
 
 
 def recalibrate(
@@ -54,12 +52,12 @@ def recalibrate(
         ),
     ] = None,
     method: Annotated[
-        str,
-        typer.Option("--method", metavar="METHOD", help="intercept, slope (and intercept), or auto, by patients."),
+        Literal["auto", "intercept", "slope"],
+        typer.Option("--method", help="intercept, slope (and intercept), or auto, by patients."),
     ] = "auto",
     per: Annotated[
-        str | None,
-        typer.Option("--per", metavar="UNIT", help="What is fitted: slice or study; default: by the sample's labels."),
+        Literal["slice", "study"] | None,
+        typer.Option("--per", help="What is fitted: slice or study; default: by the sample's labels."),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the recalibration --name.")] = False,
     tta: OwnTta = None,
@@ -81,10 +79,6 @@ def recalibrate(
     subject_number = check_subject(number, ensemble)
     if ensemble is not None:
         check_ensemble_options(tta=tta, average=average, fold=folds)
-    if method not in ("auto", "intercept", "slope"):
-        raise typer.BadParameter(f"Unknown method {method!r}. Use auto, intercept or slope.", param_hint="--method")
-    if per not in (None, "slice", "study"):
-        raise typer.BadParameter(f"Unknown unit {per!r}. Use study or slice.", param_hint="--per")
     if remove and (name is None or dataset is not None):
         raise typer.BadParameter("--remove requires --name, and no --dataset.")
     with session() as project:
@@ -113,15 +107,13 @@ def recalibrate(
         from ichx.inference.recalibrate import recalibrate as fit
         from ichx.inference.trained import InferenceOptions
 
-        chosen: Method = "intercept" if method == "intercept" else "slope" if method == "slope" else "auto"
-        unit: Unit | None = None if per is None else "study" if per == "study" else "slice"
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
             if ensemble is not None:
                 model = ready_ensemble(project, ensemble, options)
             else:
                 model = ready_experiment(project, subject_number, options, view.note)
-            made, replaced = fit(project, model, RecalibrationRequest(dataset, name, labels, chosen, unit), view)
+            made, replaced = fit(project, model, RecalibrationRequest(dataset, name, labels, method, per), view)
     if as_json:
         print_json({"fitted": made, "replaced": replaced})
         return
