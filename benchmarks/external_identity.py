@@ -27,9 +27,10 @@ from ichx.cache.image_hash import LENGTH, hash_slice
 from ichx.cache.image_hashes import image_hashes
 from ichx.cache.shards import SHARD_ROWS
 from ichx.cache.similar_images import find_similar
-from ichx.datasets.add import AddRequest, add_dataset, store_version
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.catalog import build_catalog, write_catalog
 from ichx.datasets.dataset import CATALOG_FILE, load_dataset
+from ichx.datasets.new_version import store_version
 from ichx.datasets.overlap import find_overlaps, identity_keys, write_identity
 from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project

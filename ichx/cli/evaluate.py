@@ -1,7 +1,6 @@
 """`ichx evaluate`: an experiment's scores on another labelled dataset."""
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -147,7 +146,7 @@ def evaluate(
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
         from ichx.inference.external_comparison import compare_models, compare_with_readers
         from ichx.inference.prediction_files import check_out
-        from ichx.inference.ready_model import ready_ensemble, ready_experiment
+        from ichx.inference.ready_model import ready_model
         from ichx.inference.recalibrate import recalibrated_model
         from ichx.inference.trained import InferenceOptions
 
@@ -157,10 +156,8 @@ def evaluate(
         written, groups = [], list[SubgroupScores]()
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
-            if ensemble is not None:
-                model = ready_ensemble(project, ensemble, options)
-            else:
-                model = ready_experiment(project, subject, options, view.note)
+            predictor = Subject(subject, ensemble is not None)
+            model = ready_model(project, predictor, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated, dataset)
             found, slices = evaluate_slices_with(
@@ -175,7 +172,7 @@ def evaluate(
                 from ichx.report import write_evaluation_report
 
                 written.append(write_evaluation_report(project, found, slices, page))
-            stored = stored_thresholds(project, Subject(subject, ensemble is not None))
+            stored = stored_thresholds(project, predictor)
             fitting = applicable(stored, tta=found.tta, average=found.average, pooling=pooling)
             calls = apply_thresholds(fitting, slices.called, prevalence)
             readers = compare_with_readers(project, slices, fitting)
@@ -192,9 +189,7 @@ def evaluate(
                 bins = {unit: reliability_curves(slices.predicted, shown, unit, pooling=pooling) for unit in UNITS}
             paired = None
             if other is not None:
-                second = (ready_ensemble if other[1] else partial(ready_experiment, note=view.note))(
-                    project, other[0], options
-                )
+                second = ready_model(project, Subject(*other), options, view.note)
                 paired = compare_models(project, (model, slices), second, pooling, callbacks=view, overlap=overlap)
             if fields:
                 groups = all_subgroup_scores(slices.predicted, fields, labels or ["any"], pooling)

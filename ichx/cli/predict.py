@@ -145,7 +145,7 @@ def predict(
         from ichx.inference.predict import FileOutputs, predict_files_with
         from ichx.inference.prediction_calls import with_calls
         from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map
-        from ichx.inference.ready_model import ready_ensemble, ready_experiment
+        from ichx.inference.ready_model import ready_model
         from ichx.inference.recalibrate import recalibrated_model
         from ichx.inference.trained import InferenceOptions
 
@@ -159,10 +159,8 @@ def predict(
             check = prepare_reports(sr)
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
-            if ensemble is not None:
-                model = ready_ensemble(project, ensemble, options)
-            else:
-                model = ready_experiment(project, subject, options, view.note)
+            predictor = Subject(subject, ensemble is not None)
+            model = ready_model(project, predictor, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated)
             found = predict_files_with(
@@ -172,7 +170,7 @@ def predict(
                 callbacks=view,
                 outputs=FileOutputs(out if save else None, keep_ids, id_map is not None, check),
             )
-            stored = stored_thresholds(project, Subject(subject, ensemble is not None))
+            stored = stored_thresholds(project, predictor)
             found = with_calls(found, stored, model.recalibration)
             written = [] if out is None else write_files(out, found)
             if id_map is not None and found.id_map is not None:

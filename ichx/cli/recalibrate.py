@@ -102,17 +102,14 @@ def recalibrate(
             _list(subject, stored, current, as_json=as_json)
             return
         from ichx.cli.live import LiveView
-        from ichx.inference.ready_model import ready_ensemble, ready_experiment
+        from ichx.inference.ready_model import ready_model
         from ichx.inference.recalibrate import RecalibrationRequest
         from ichx.inference.recalibrate import recalibrate as fit
         from ichx.inference.trained import InferenceOptions
 
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
-            if ensemble is not None:
-                model = ready_ensemble(project, ensemble, options)
-            else:
-                model = ready_experiment(project, subject_number, options, view.note)
+            model = ready_model(project, subject, options, view.note)
             made, replaced = fit(project, model, RecalibrationRequest(dataset, name, labels, method, per), view)
     if as_json:
         print_json({"fitted": made, "replaced": replaced})

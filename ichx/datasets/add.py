@@ -1,11 +1,7 @@
 """Adding a version of a dataset to the workspace. Versions are read in `dataset`."""
 
-import dataclasses
 import hashlib
-import re
-import secrets
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,44 +14,42 @@ from ichx.datasets.attached_masks import attached_volume_masks
 from ichx.datasets.catalog import (
     build_catalog,
     catalog_digest,
-    known_acquisition,
     label_digest,
     usable_slices,
     write_catalog,
     write_parquet,
 )
-from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, SAMPLE_FILE, folds_file, load_catalog, load_dataset
+from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, SAMPLE_FILE, folds_file, load_dataset
 from ichx.datasets.file_ids import with_file_ids
 from ichx.datasets.folds import assign_folds, fold_digest, rare_labels
 from ichx.datasets.formats.contract import FormatContents
 from ichx.datasets.formats.registry import read_format
 from ichx.datasets.id_matching import IdMatch, match_images
 from ichx.datasets.identity import GroupBy
-from ichx.datasets.ingest import ACQUISITION, ProgressCallback, scan_source
+from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.label_csv import SampleTable, read_sample
 from ichx.datasets.label_sheet import SheetColumns
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import read_masks
+from ichx.datasets.new_version import check_name, require_usable_slices, store_version
 from ichx.datasets.overlap import IDENTITY_FILE, find_overlaps, identity_keys
 from ichx.datasets.requested_labels import join_requested_labels, read_label_file
 from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
 from ichx.datasets.series_selection import select_series
 from ichx.datasets.study_flags import studies_of_format, table_summary
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
-from ichx.datasets.summary import format_defects, summarize
+from ichx.datasets.summary import summarize
+from ichx.datasets.version_changes import add_acquisition, version_changes
 from ichx.datasets.volume_mask_store import store_volume_masks
-from ichx.errors import ConflictError, IchxError, InvalidInputError
-from ichx.files import absolute_path, printable_path, write_error
+from ichx.errors import ConflictError, InvalidInputError
+from ichx.files import absolute_path, printable_path
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
 from ichx.text import format_count, format_examples
-from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
     from ichx.project import Project
-
-NAME_REMEDY = "Use 1 to 100 letters, digits, '-', '_' and '.'; the first is not '-' or '.'."
 
 
 @dataclass(frozen=True)
@@ -176,9 +170,9 @@ def add_dataset(project: "Project", request: AddRequest, *, progress: ProgressCa
     exists = any(dataset.name == request.name for dataset in project.store.datasets())
     latest = project.store.version(request.name) if exists else None
     if latest is not None:
-        changes = _changes(project.workspace, latest, draft, prepared.catalog)
+        changes = version_changes(project.workspace, latest, draft, prepared.catalog)
         if not changes:
-            _add_acquisition(project.workspace, latest, prepared.catalog, report)
+            add_acquisition(project.workspace, latest, prepared.catalog, report)
             return AddReport(latest, False, tuple(report.messages), tuple(report.warnings))
         report.inform(f"Changed since version {latest.number}: {', '.join(changes)}.")
         if imported := [f.name for f in latest.folds if f.name != DEFAULT_FOLDS]:
@@ -196,63 +190,6 @@ def check_dataset(project: "Project", request: AddRequest, *, progress: Progress
     return CheckReport(
         draft.slices, draft.patients, dict(draft.summary), tuple(report.messages), tuple(report.warnings)
     )
-
-
-def store_version(
-    project: "Project", draft: VersionDraft, number: int, write: Callable[[Path], None]
-) -> DatasetVersion:
-    """Create the folder of a version and its row in the store; if one fails, neither remains.
-
-    Args:
-        project: Workspace and store.
-        draft: The row, without `path` and `sample`.
-        number: The version's expected number, which names the folder.
-        write: Writes the version's files to the folder.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
-    wanted = project.workspace.datasets_dir / draft.dataset / f"v{number}"
-    unfinished = wanted.with_name(f".{wanted.name}.{secrets.token_hex(4)}")
-    try:
-        unfinished.mkdir(parents=True)
-        write(unfinished)
-        # The name is taken if a killed process left the folder, or another one adds the same dataset now.
-        folder = wanted.with_name(f"{wanted.name}-{secrets.token_hex(4)}") if wanted.exists() else wanted
-        unfinished.rename(folder)
-    except OSError as error:
-        raise write_error(wanted, "the dataset", error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    path = folder.relative_to(project.workspace.root).as_posix()
-    sample = f"{path}/{SAMPLE_FILE}" if (folder / SAMPLE_FILE).exists() else None
-    try:
-        return project.store.add_version(dataclasses.replace(draft, path=path, sample=sample))
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def require_usable_slices(source: Path, catalog: pd.DataFrame) -> None:
-    """Raise `InvalidInputError` with the defects of `catalog`, the files of `source`, if no slice is usable."""
-    if catalog["defect"].isna().any():
-        return
-    reasons = catalog["defect"].value_counts()
-    files = format_count(len(catalog), "file")
-    if set(reasons.index) == {"not_dicom"}:
-        raise InvalidInputError(f"None of {files} in {source} is DICOM or NIfTI.", "Give the folder with these files.")
-    explained = catalog.loc[catalog["detail"] != "", ["file", "detail"]]
-    example = "" if explained.empty else f" {explained['file'].iloc[0]}: {explained['detail'].iloc[0]}."
-    raise InvalidInputError(
-        f"No usable CT slice in {source}: {files} with defects, {format_defects(catalog)}.{example}",
-        "Give a folder with CT slices.",
-    )
-
-
-def check_name(name: str, what: str, remedy: str = NAME_REMEDY) -> None:
-    """Raise `InvalidInputError` if `name` cannot be the name of a dataset or of folds (`what`)."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
-        raise InvalidInputError(f"Invalid name of {what}: {name!r}.", remedy)
 
 
 def _check_request(store: Store, request: AddRequest) -> None:
@@ -440,48 +377,3 @@ def _sample_counts(sample: SampleTable, match: IdMatch, slices: int) -> dict[str
         "defective": match.defective,
         "not_asked": slices - int((match.image >= 0).sum()),
     }
-
-
-def _changes(workspace: Workspace, latest: DatasetVersion, draft: VersionDraft, catalog: pd.DataFrame) -> list[str]:
-    """Return what differs between `latest` and `draft`; an empty list if no new version is needed."""
-    before, after = latest.summary, draft.summary
-    default_folds = [(f.k, f.seed, f.digest) for f in latest.folds if f.name == DEFAULT_FOLDS]
-    differs = {
-        "the location": latest.source != draft.source,
-        "the files": latest.digest != draft.digest or _stored_times(workspace, latest) != _times(catalog),
-        "the labels": latest.label_digest != draft.label_digest,
-        "the masks": before.get("masks", {}).get("digest") != after.get("masks", {}).get("digest"),
-        "the folds": default_folds != [(f.k, f.seed, f.digest) for f in draft.folds],
-        "the sample": before.get("sample") != after.get("sample"),
-        "the readers": before.get("readers") != after.get("readers"),
-        "the flags of studies": before.get("flags") != after.get("flags"),
-        "the grouping": before.get("group_by") != after.get("group_by"),
-        "the storage of ids": before.get("keep_ids") != after.get("keep_ids"),
-    }
-    return [what for what, changed in differs.items() if changed]
-
-
-def _add_acquisition(
-    workspace: Workspace, version: DatasetVersion, catalog: pd.DataFrame, report: IngestReport
-) -> None:
-    """Add the acquisition fields of `catalog` to the stored catalog of the same files, if that has none."""
-    stored = load_catalog(workspace, version)
-    known = known_acquisition(catalog)
-    if not known or known_acquisition(stored):
-        return
-    keys = ["file", "frame"]
-    added = stored[keys].merge(catalog[[*keys, *ACQUISITION]], on=keys, how="left")
-    complete = stored.assign(**{name: added[name].to_numpy() for name in ACQUISITION})
-    write_catalog(complete, workspace.root / version.path / CATALOG_FILE)
-    report.inform(f"Added header fields to version {version.number}: {', '.join(known)}.")
-
-
-def _stored_times(workspace: Workspace, version: DatasetVersion) -> dict[str, int] | None:
-    try:
-        return _times(load_catalog(workspace, version))
-    except IchxError:
-        return None  # the message about a damaged catalog advises adding the dataset again: create a new version
-
-
-def _times(catalog: pd.DataFrame) -> dict[str, int]:
-    return dict(zip(catalog["file"], catalog["mtime_ns"], strict=True))

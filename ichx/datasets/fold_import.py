@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.datasets.add import NAME_REMEDY, check_name, store_version
 from ichx.datasets.catalog import hash_ids, usable_slices, write_parquet
 from ichx.datasets.csv_text import list_rows, raise_csv_problems
 from ichx.datasets.dataset import DEFAULT_FOLDS, folds_file, load_catalog, load_folds, load_version
@@ -25,6 +24,7 @@ from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import Leak, find_leaks, fold_digest
 from ichx.datasets.id_matching import COLUMN_NAMES, spell_like
 from ichx.datasets.ingest import file_stem
+from ichx.datasets.new_version import NAME_REMEDY, check_name, store_version
 from ichx.datasets.summary import prevalences, summarize_folds
 from ichx.errors import ConflictError, InvalidInputError
 from ichx.files import write_with

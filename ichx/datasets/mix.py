@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from ichx.datasets.add import AddReport, check_name, store_version
+from ichx.datasets.add import AddReport
 from ichx.datasets.catalog import (
     COLUMNS,
     catalog_digest,
@@ -37,6 +37,7 @@ from ichx.datasets.folds import find_leaks, fold_digest
 from ichx.datasets.label_table import count_labels
 from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.mixture import PART, MixturePart, describe_parts, mixture_parts, shares
+from ichx.datasets.new_version import check_name, store_version
 from ichx.datasets.overlap import KINDS, load_identity, matching_patients, matching_slices, write_identity
 from ichx.datasets.pseudo_parts import check_pseudo_folds, pseudo_summary
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels

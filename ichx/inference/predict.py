@@ -14,9 +14,9 @@ import pandas as pd
 
 from ichx.cache.hu_cache import estimated_bytes
 from ichx.cache.local_copy import local_folder
-from ichx.datasets.add import require_usable_slices
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.ingest_report import reading_warnings
+from ichx.datasets.new_version import require_usable_slices
 from ichx.errors import CorruptFileError
 from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.choices import Average

@@ -9,10 +9,11 @@ import pandas as pd
 
 from ichx.errors import CorruptFileError
 from ichx.evaluation.logistic import logits
+from ichx.evaluation.operating_points import Subject
 from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.inference.member_predictions import FileSlices, predict_files_by_fold
-from ichx.inference.ready_model import ready_ensemble, ready_experiment
+from ichx.inference.ready_model import ready_model
 from ichx.inference.trained import training_warnings
 from ichx.text import format_folds
 
@@ -51,10 +52,7 @@ def predict_study(
         CorruptFileError: No slice can be decoded.
     """
     kind, number = of
-    ensemble = kind == "ensemble"
-    model = (
-        ready_ensemble(project, number, None) if ensemble else ready_experiment(project, number, None, callbacks.note)
-    )
+    model = ready_model(project, Subject(number, ensemble=kind == "ensemble"), None, callbacks.note)
     folds, undecodable = {}, set[int]()
     for k, trained in model.members.items():
         part = FileSlices(source, slices, out.parent, members=len(model.members))
@@ -69,6 +67,6 @@ def predict_study(
     )
     ids = slices["slice_id"].to_numpy(object)[rows]
     write_predictions(out, Predictions(ids, logits(predicted).astype(np.float32)))
-    name = "ensemble" if ensemble else "sequence" if model.shown.experiment.members else "CNN"
+    name = "ensemble" if model.ensemble is not None else "sequence" if model.shown.experiment.members else "CNN"
     warnings = training_warnings(project, model.shown.experiment, slices)
     return StudyPrediction(name, f"mean over {format_folds(model.folds)}", tuple(warnings))

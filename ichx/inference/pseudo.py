@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from ichx import __version__
-from ichx.datasets.add import check_name, store_version
 from ichx.datasets.catalog import write_catalog, write_parquet
 from ichx.datasets.dataset import (
     CATALOG_FILE,
@@ -29,6 +28,7 @@ from ichx.datasets.dataset import (
 from ichx.datasets.fold_labels import PSEUDO, TRANSDUCTIVE, FoldLabels, training_label_digest
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
+from ichx.datasets.new_version import check_name, store_version
 from ichx.datasets.overlap import load_identity, write_identity
 from ichx.datasets.pseudo_parts import labelled_parts
 from ichx.datasets.shared_patients import of_shared_patients
@@ -36,11 +36,12 @@ from ichx.datasets.summary import summarize
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError
 from ichx.evaluation.choices import views_of
 from ichx.evaluation.nested_score import FittedBlend
+from ichx.evaluation.operating_points import Subject
 from ichx.evaluation.pseudo_blends import blends_without_each_fold, write_blends
 from ichx.evaluation.pseudo_labels import ROLE, LabelRule, count_labels, find_source, pseudo_labels
 from ichx.inference.member_predictions import predict_dataset_by_fold
 from ichx.inference.pseudo_request import parse_source
-from ichx.inference.ready_model import ReadyModel, ready_ensemble, ready_experiment
+from ichx.inference.ready_model import ReadyModel, ready_model
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, VersionDraft
@@ -179,10 +180,7 @@ def _ready(project: "Project", request: PseudoRequest, note: Callable[[str], Non
     """Return the model that predicts, with all of its folds."""
     kind, number = parse_source(request.by)
     subject = f"{kind.capitalize()} {number}"
-    if kind == "ensemble":
-        model = ready_ensemble(project, number, request.options)
-    else:
-        model = ready_experiment(project, number, request.options, note)
+    model = ready_model(project, Subject(number, kind == "ensemble"), request.options, note)
     experiments = [trained.experiment for trained in model.members.values()]
     missing = sorted(set(range(experiments[0].folds)) - set(model.folds))
     if missing:

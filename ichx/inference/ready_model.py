@@ -9,6 +9,7 @@ from ichx.evaluation.choices import check_average, check_tta
 from ichx.evaluation.ensemble_file import read_model
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.nested_score import FittedBlend
+from ichx.evaluation.operating_points import Subject
 from ichx.evaluation.recalibration_file import Recalibration
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import check_networks
@@ -93,3 +94,12 @@ def ready_ensemble(project: "Project", number: int, options: InferenceOptions | 
     options = replace(options or InferenceOptions(), tta=model.tta, average=model.average, folds=model.folds)
     name = ensemble.name or f"ensemble {number}"
     return ReadyModel(name, marks(ensemble), members, shown, options, number, model.fitted)
+
+
+def ready_model(
+    project: "Project", subject: Subject, options: InferenceOptions | None, note: Callable[[str], None]
+) -> ReadyModel:
+    """Return an experiment or ensemble; raises like `ready_experiment` and `ready_ensemble`."""
+    if subject.ensemble:
+        return ready_ensemble(project, subject.number, options)
+    return ready_experiment(project, subject.number, options, note)

@@ -112,12 +112,9 @@ def external_subject(
     Raises like `ichx.inference.evaluate.evaluate_slices`.
     """
     from ichx.inference.evaluate import evaluate_slices_with
-    from ichx.inference.ready_model import ready_ensemble, ready_experiment
+    from ichx.inference.ready_model import ready_model
 
-    if subject.ensemble:
-        model = ready_ensemble(project, subject.number, options)
-    else:
-        model = ready_experiment(project, subject.number, options, callbacks.note)
+    model = ready_model(project, subject, options, callbacks.note)
     evaluation, found = evaluate_slices_with(project, model, dataset, callbacks=callbacks, pooling=pooling)
     rows = found.slices
     table = OofTable(

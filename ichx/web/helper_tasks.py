@@ -49,8 +49,8 @@ def index_version(project: Project, report: Report, dataset: str, number: int, f
 def index_files(project: Project, report: Report, source: str, folder: str) -> None:
     """Write the index of files that are in no dataset into `folder`."""
     from ichx.cache.hu_cache import slices_digest
-    from ichx.datasets.add import require_usable_slices
     from ichx.datasets.catalog import usable_slices
+    from ichx.datasets.new_version import require_usable_slices
     from ichx.datasets.study_index import IndexInput, write_index
     from ichx.inference.file_catalog import scan_files
 
