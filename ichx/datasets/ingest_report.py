@@ -88,7 +88,7 @@ class IngestReport:
         )
         for reason, (count, examples) in selection.reasons.items():
             left_out = format_count(count, "series", "series")
-            self.inform(f"Left out {left_out}, {reason}{format_examples(examples, count)}.")
+            self.inform(f"Left out {left_out} ({reason}){format_examples(examples, count)}.")
         if count := len(selection.without):
             studies = format_count(count, "study", "studies")
             self.warn(f"{studies} without a suitable series{format_examples(selection.without, count)}.")

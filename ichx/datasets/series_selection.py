@@ -143,7 +143,7 @@ def _reasons(series: pd.DataFrame, rules: SeriesRules) -> npt.NDArray[np.object_
             winner = int(place)
             continue
         lost = next((name for name, key in zip(names, keys, strict=True) if key[place] != key[winner]), LATER)
-        reason[rest[place]] = f"another series has {lost}" if lost not in (FEWER_SLICES, LATER) else lost
+        reason[rest[place]] = f"another series is preferred: {lost}" if lost not in (FEWER_SLICES, LATER) else lost
     return reason
 
 

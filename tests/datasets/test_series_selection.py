@@ -72,14 +72,14 @@ def test_one_axial_plain_soft_series_is_selected(project: Project, tmp_path: Pat
     report = add(project, source)
     found = reasons(project, report)
     assert {name for name, reason in found.items() if not reason} == {"a/CT Plain 3mm", "b/CT_NON_CONTRAST_5mm"}
-    assert found["a/CT PLAIN THIN"] == "another series has thickness of 2.5 to 6 mm"
+    assert found["a/CT PLAIN THIN"] == "another series is preferred: thickness of 2.5 to 6 mm"
     assert found["a/CT POST CONTRAST"] == "contrast, by its folder"
     assert found["a/CT BONE"] == found["a/s5"] == "bone or lung kernel"
     assert found["a/s6"] == "contrast agent in the header"
     assert found["a/s7"] == "not axial"
     assert found["a/s8"] == "projection, by its ImageType"
     assert found["a/s9"] == "fewer than 8 slices"
-    assert found["b/CT 5mm"] == "another series has a folder that names a plain scan"
+    assert found["b/CT 5mm"] == "another series is preferred: a folder that names a plain scan"
     assert (report.version.slices, report.version.summary["series"]) == (21, 2)
     selection = report.version.summary["series_selection"]
     assert (selection["series"], selection["selected"], selection["left_out"]["not axial"]) == (11, 2, 1)
@@ -113,7 +113,7 @@ def test_users_replace_the_rules(project: Project, tmp_path: Path) -> None:
     write_series(source, "a", "CT BONE", 12, 3)
     rules.write_text("[[prefer]]\nname = 'bone'\nfolder = 'BONE'\n")
     report = add(project, source, series_rules=rules)
-    assert reasons(project, report) == {"a/CT BONE": "", "a/CT Plain 3mm": "another series has bone"}
+    assert reasons(project, report) == {"a/CT BONE": "", "a/CT Plain 3mm": "another series is preferred: bone"}
     again = add(project, source)
     assert again.created
     assert reasons(project, again)["a/CT BONE"] == "bone or lung kernel, by its folder"
