@@ -92,10 +92,11 @@ def print_origin(summary: Mapping[str, Any]) -> None:
     origin = summary["pseudo"]
     by, of, trained = origin["by"], origin["of"], origin["trained_on"]
     kind = "hard" if origin["hard"] else "soft"
+    source = f"{by['kind']} {by['number']}"
+    named = source if by["name"] == source else f"{source} ({by['name']})"
     lines = (
         f"{kind} pseudo-labels of {of['dataset']} version {of['version']}, digest {origin['digest']}",
-        f"by {by['kind']} {by['number']} ({by['name']}){format_marks(by['marks'])}, tta {origin['tta']}, "
-        f"SHA-256 {by['digest'][:16]}",
+        f"by {named}{format_marks(by['marks'])}, tta {origin['tta']}, SHA-256 {by['digest'][:16]}",
         f"trained on {trained['dataset']} version {trained['version']}, folds {trained['fold_set']}",
         f"kept: {origin['keep'] or 'all slices'}; created {format_value(datetime.fromisoformat(origin['created']))}",
     )
