@@ -160,7 +160,7 @@ def scored_predictions(
     table = published.table
     slices, studies = oof_scores(table, published.pooling)
     card = Scorecard(
-        experiment=published.subject.number,
+        experiment=None if published.subject.ensemble else published.subject.number,
         name=published.name,
         tta=published.tta,  # type: ignore[arg-type]  # it was checked when the predictions were read
         marks=published.marks,
@@ -170,6 +170,8 @@ def scored_predictions(
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
         parts=part_scores(table, published.pooling),
+        ensemble=published.subject.number if published.subject.ensemble else None,
+        nested=published.nested,
     )
     names = [
         field
