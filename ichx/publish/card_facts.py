@@ -60,7 +60,7 @@ class ScoredPredictions:
 
     published: PublishedPredictions
     card: Scorecard
-    """The scores as `ichx scores` computes them; of an ensemble with its number as `experiment`."""
+    """The scores as `ichx scores` computes them."""
     subgroups: tuple[SubgroupScores, ...]
     """Of `any`, per study."""
     calls: tuple[AppliedThreshold, ...]
