@@ -368,7 +368,8 @@ def test_changed_masks_are_noticed_and_removed_with_the_dataset(place: Project) 
     assert (again.created, again.version.number) == (False, 1), "they are predicted again, and the file is restored"
     for fold, masks in enumerate((before, other)):
         assert all(np.array_equal(mask, masks[name]) for name, mask in stored(place, fold).items())
-    place.store.delete_experiment(number)
+    place.store.trash([number])
+    place.store.purge(number)
     remove_dataset(place, "ph+pseudo")
     cached = next(one for one in dataset_artifacts(place, "pseudo") if one.what == "cached masks")
     assert len(cached.files) == 2
