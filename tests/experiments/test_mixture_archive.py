@@ -19,7 +19,7 @@ from ichx.workspace import open_workspace
 
 @pytest.fixture
 def archive(mixed_root: Path, tmp_path: Path) -> Path:
-    """Return the archive of an experiment on a mixture of `site-a`, half of `site-b`, and `site-c` for training only."""
+    """Return the archive of an experiment on a mixture of three sites, one of them for training only."""
     root = Path(shutil.copytree(mixed_root, tmp_path / "here"))
     workspace = open_workspace(root)
     with open_store(workspace) as store:
