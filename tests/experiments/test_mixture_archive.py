@@ -9,7 +9,7 @@ import pytest
 from conftest import Program
 
 from ichx.datasets.mix import MixRequest, PartRequest, mix_datasets
-from ichx.experiments.archive_export import export_experiment
+from ichx.experiments.archive_export import archive_experiment
 from ichx.experiments.pinned_parts import describe_parts_of
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.project import Project
@@ -26,7 +26,7 @@ def archive(mixed_root: Path, tmp_path: Path) -> Path:
         project = Project(workspace, store)
         request = ExperimentRequest(plugin="tiny_resnet", size=32, dataset="mixed")
         number = new_experiment(store, project.registry, request).number
-        export_experiment(project, number, tmp_path / "archive.zip")
+        archive_experiment(project, number, tmp_path / "archive.zip")
     return tmp_path / "archive.zip"
 
 
