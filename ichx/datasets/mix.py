@@ -39,7 +39,7 @@ from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.mixture import PART, MixturePart, describe_parts, mixture_parts, shares
 from ichx.datasets.new_version import check_name, store_version
 from ichx.datasets.overlap import KINDS, load_identity, matching_patients, matching_slices, write_identity
-from ichx.datasets.pseudo_parts import check_pseudo_folds, pseudo_summary
+from ichx.datasets.pseudo_parts import AssignedFolds, check_pseudo_folds, pseudo_summary
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import summarize
 from ichx.errors import ConflictError, raise_problems
@@ -129,7 +129,8 @@ def mix_datasets(project: "Project", request: MixRequest) -> AddReport:
     leaks = find_leaks(slices["slice_id"].to_numpy(object), slices["patient"].to_numpy(object), folds)
     k = next(fold_set.k for fold_set in fold_sets if fold_set is not None)
     digest = fold_digest(slices["slice_id"].to_numpy(object), folds)
-    check_pseudo_folds(project, versions, k, slices, folds)
+    identity = pd.concat([part.identity for part in parts], ignore_index=True)
+    check_pseudo_folds(project, versions, AssignedFolds(k, slices, folds, identity))
     summary = _summary(joined, slices, parts, keep_ids=keep_ids) | mask_summary | pseudo_summary(versions)
     draft = VersionDraft(
         dataset=request.name,
@@ -153,7 +154,7 @@ def mix_datasets(project: "Project", request: MixRequest) -> AddReport:
 
     def write(folder: Path) -> None:
         write_catalog(joined, folder / CATALOG_FILE)
-        write_identity(pd.concat([part.identity for part in parts], ignore_index=True), folder)
+        write_identity(identity, folder)
         owner = "slice_id" if leaks else "patient"
         frame = pd.DataFrame({owner: slices[owner], "fold": folds}).drop_duplicates()
         write_parquet(frame, folder / folds_file(DEFAULT_FOLDS))
