@@ -35,7 +35,7 @@ with open_store(workspace) as store:
 @pytest.mark.parametrize(
     ("module", "kill", "left"),
     [
-        ("add", "add.write_catalog = lambda *_: os._exit(9)", ".v1."),
+        ("prepared_version", "prepared_version.write_catalog = lambda *_: os._exit(9)", ".v1."),
         ("new_version", "type(store).add_version = lambda *_: os._exit(9)", "v1"),
     ],
 )

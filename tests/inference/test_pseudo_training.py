@@ -221,7 +221,8 @@ def test_a_mixture_on_other_folds_is_refused(mixed: Project, tmp_path: Path) -> 
     table = data.slices[["slice_id"]].assign(fold=1 - folds)
     table.to_csv(tmp_path / "folds.csv", index=False)
     import_folds(mixed, "ph", tmp_path / "folds.csv", name="swapped")
-    from ichx.datasets.mix import MixRequest, PartRequest, mix_datasets
+    from ichx.datasets.mix import mix_datasets
+    from ichx.datasets.mix_request import MixRequest, PartRequest
 
     parts = (PartRequest("ph"), PartRequest("pseudo"))
     with pytest.raises(ConflictError, match="another fold"):
@@ -264,7 +265,8 @@ def test_other_files_of_the_same_patients_are_compared_by_ids(mixed: Project, tm
     for name, folds in (("same", same), ("swapped", 1 - same)):
         slices[["slice_id"]].assign(fold=folds).to_csv(tmp_path / f"{name}.csv", index=False)
         import_folds(mixed, "copies", tmp_path / f"{name}.csv", name=name)
-    from ichx.datasets.mix import MixRequest, PartRequest, mix_datasets
+    from ichx.datasets.mix import mix_datasets
+    from ichx.datasets.mix_request import MixRequest, PartRequest
 
     parts = (PartRequest("copies"), PartRequest("pseudo"))
     assert mix_datasets(mixed, MixRequest("fine", parts, folds="same")).created
@@ -273,7 +275,8 @@ def test_other_files_of_the_same_patients_are_compared_by_ids(mixed: Project, tm
 
 
 def test_only_pseudo_labels_are_no_mixture(mixed: Project) -> None:
-    from ichx.datasets.mix import MixRequest, PartRequest, mix_datasets
+    from ichx.datasets.mix import mix_datasets
+    from ichx.datasets.mix_request import MixRequest, PartRequest
 
     with pytest.raises(ConflictError):
         mix_datasets(mixed, MixRequest("two", (PartRequest("pseudo"), PartRequest("new"))))
