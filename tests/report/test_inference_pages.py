@@ -11,13 +11,10 @@ from dicom_files import write_ct
 from report_pages import Page, parse
 
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.evaluation.operating_points import (
-    Subject,
-    ThresholdRequest,
-    apply_thresholds,
-    choose_threshold,
-    remove_threshold,
-)
+from ichx.evaluation.operating_points import apply_thresholds, choose_threshold
+from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.threshold_choice import ThresholdRequest
+from ichx.evaluation.threshold_file import remove_threshold
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.inference.evaluate import EvaluatedSlices, Evaluation, evaluate_slices
 from ichx.inference.predict import FilePredictions, predict_files
