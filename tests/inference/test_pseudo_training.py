@@ -26,6 +26,7 @@ from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference.evaluate import evaluate_slices
 from ichx.inference.pseudo import PseudoRequest, create_pseudo_labels
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import ANY, LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
@@ -292,7 +293,8 @@ def test_transductive_scores_are_marked(project: Project, phantom: PhantomFiles)
     experiment = registered(project)
     assert marks(experiment) == ("transductive", "partial (0 of 2 folds)")
     run_experiment(project, experiment.number, options=RunOptions(workers=0))
-    found, _ = evaluate_slices(project, experiment.number, "truth", CPU, callbacks=RunCallbacks())
+    model = ready_experiment(project, experiment.number, CPU, print)
+    found, _ = evaluate_slices(project, model, "truth", callbacks=RunCallbacks())
     assert "transductive" in found.marks
     number = make_ensemble(project, EnsembleRequest(members=[experiment.number], tta="none")).ensemble.number
     assert "transductive" in marks(project.store.ensemble(number))
