@@ -4,13 +4,15 @@ A label 0 of a group is the label 0 of each of its slices and is in the catalog.
 positive, not which: the slices remain unknown, and the group's label is in `study-labels.parquet`.
 """
 
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from ichx.labels import LABEL_GROUP, LABELS, STUDY_LABELS, UNSCORED
+
+Floating = TypeVar("Floating", np.float32, np.float64)
 
 STUDY_LABELS_FILE: Final = "study-labels.parquet"
 """One row per labelled group: `study`, `series` (empty for all of the study's series) and the six labels."""
@@ -59,13 +61,15 @@ def informative(slices: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return np.asarray(known if of_group is None else known | ~np.isnan(of_group).all(axis=1))
 
 
-def without_unscored(labels: npt.NDArray[np.float64], slices: pd.DataFrame) -> npt.NDArray[np.float64]:
+def without_unscored(labels: npt.NDArray[Floating], slices: pd.DataFrame) -> npt.NDArray[Floating]:
     """Return `labels` (N, 6) of `slices`, NaN where scores leave them out."""
     if UNSCORED not in slices:
         return labels
     codes, texts = pd.factorize(slices[UNSCORED])
     left_out = np.array([[name in str(text).split() for name in LABELS] for text in texts], bool)
-    return np.where(left_out[codes], np.nan, labels)
+    found = labels.copy()
+    found[left_out[codes]] = np.nan
+    return found
 
 
 def slice_truth(slices: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -31,7 +31,7 @@ def slices_with(**columns: list[float]) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
-        ({ANY: [0, 1, 0]} | dict.fromkeys(SUBTYPES, [0, NAN, 0]), list(SUBTYPES)),
+        ({ANY: [0, 1, 0]} | {key: [0, NAN, 0] for key in SUBTYPES}, list(SUBTYPES)),
         ({ANY: [0, 1, 0], "subdural": [0, 0, NAN]}, []),  # known where `any` is 1
         ({ANY: [0, 1, 1], "subdural": [0, 1, NAN]}, []),
         ({ANY: [NAN, 1, 1], "subdural": [0, 1, NAN]}, [ANY]),
