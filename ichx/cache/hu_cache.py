@@ -163,7 +163,8 @@ class Cache:
             raise IndexError(f"row {row} of {self.n}")
         if self.parts:
             number, place = self._places[row].tolist()
-            return self.parts[number]._use_chunk(place, use)
+            part: Cache = self.parts[number]
+            return part._use_chunk(place, use)
         shard = row // self._shard_rows
         offset, length, checksum = self._places[row].tolist()
         if shard in self._local_shards:

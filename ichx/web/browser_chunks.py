@@ -1,4 +1,4 @@
-"""Chunks of a cache that the viewer decodes itself: `static/viewer_chunks.js` knows what `ichx.cache.shards.pack` writes.
+"""Chunks of a cache that the viewer decodes itself: `static/viewer_chunks.js` knows those of `ichx.cache.shards.pack`.
 
 They are sent as they are stored. blosc2 can write others, which the server decodes.
 """
