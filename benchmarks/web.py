@@ -241,7 +241,7 @@ def slice_requests(server: UiServer) -> list[list[tuple[str, int]]]:
 
 
 def sent_bytes(server: UiServer, requests: list[tuple[str, int]]) -> tuple[float, int]:
-    """Return the bytes per slice that the server sends for `requests` of `slice_requests`, and their number of slices."""
+    """Return the bytes per slice that the server sends for `requests` of `slice_requests`, and the number of slices."""
     received = count = 0
     for path, slices in requests:
         answer = server.client.get(path).raise_for_status()

@@ -114,7 +114,7 @@ class StudyIndex:
         """One row per study: `study`, `patient`, `first`, `slices`, `series`, a count of positive slices per label
         (-1 if none is known to be positive and some are unknown), `fold`, `flags`, `scanner`, `masks`."""
         self._ids = self._slices["slice_id"]
-        self._cached = {name: self._slices[name] for name in CACHED}
+        self._cached = self._slices.select(list(CACHED))
         self._excluded = _map(folder / EXCLUDED_FILE)
         self._by_id = np.load(folder / BY_ID_FILE, mmap_mode="r")
         self._place = {study: place for place, study in enumerate(self.studies["study"].to_pylist())}
@@ -152,18 +152,16 @@ class StudyIndex:
     def cached_slices(self, slice_ids: Sequence[str]) -> list[dict[str, Any] | None]:
         """Return `CACHED` of slices, None for those that are not there.
 
-        It is fast for slices that follow each other in a series.
+        It is fast for slices that are next to each other in a series.
         """
-        found: list[dict[str, Any] | None] = []
-        place: int | None = None
+        near: dict[str, dict[str, Any]] = {}
+        reach = len(slice_ids) - 1
         for slice_id in slice_ids:
-            following = self.n if place is None else place + 1
-            if following < self.n and self._ids[following].as_py() == slice_id:
-                place = following
-            else:
-                place = self.place(slice_id)
-            found.append(None if place is None else {name: one[place].as_py() for name, one in self._cached.items()})
-        return found
+            if slice_id not in near and (place := self.place(slice_id)) is not None:
+                first = max(0, place - reach)
+                ids, rows = (one.slice(first, place + reach + 1 - first) for one in (self._ids, self._cached))
+                near.update(zip(ids.to_pylist(), rows.to_pylist(), strict=True))
+        return [near.get(slice_id) for slice_id in slice_ids]
 
     def place(self, slice_id: str) -> int | None:
         """Return the place of a slice in the index, which is sorted by study; None if it is not there."""
