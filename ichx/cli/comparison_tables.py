@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ichx.cli.output import console
 from ichx.cli.tables import print_table
+from ichx.formatting import format_marks
 from ichx.labels import LABELS
 from ichx.text import format_count
 
@@ -127,7 +128,9 @@ def print_paired(found: "PairedScores", first: str, second: str) -> None:
         f"{found.rows:,} slices of {format_count(slices.patients, 'patient')}; intervals: paired, from "
         f"{slices.draws:,} draws of patients; a negative log loss favours {first}"
     )
-    print_table(f"difference {first} - {second}", heads, rows, caption=caption, split=True)
+    marks = format_marks(found.marks)
+    title = f"difference {first} - {second}" + (f"; {second}:{marks}" if marks else "")
+    print_table(title, heads, rows, caption=caption, split=True)
     tests = [
         (
             name,

@@ -81,7 +81,7 @@ def scores(
         find_subject(project, subject_number, ensemble=ensemble is not None)
         views, mean = tta or "none", average or "logit"
         if fields or reliability:
-            from ichx.evaluation.operating_points import Subject
+            from ichx.evaluation.subject_oof import Subject
             from ichx.evaluation.subject_predictions import subject_predictions
 
             predicted = subject_predictions(project, Subject(subject_number, ensemble is not None), views, mean)

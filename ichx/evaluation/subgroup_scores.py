@@ -57,8 +57,9 @@ class Subgroup:
 
     name: str
     rows: int
-    """Slices, or studies."""
+    """Slices or studies with a known label."""
     patients: int
+    """That they are of."""
     positives: int
     """Rows with the label."""
     log_loss: Interval
@@ -215,8 +216,8 @@ def _score(
     ranked = label_intervals(truth, p[known, label], patients[known], draws=draws)
     return Subgroup(
         name=name,
-        rows=len(y),
-        patients=len(np.unique(patients)),
+        rows=int(known.sum()),
+        patients=len(np.unique(patients[known])),
         positives=int(truth.sum()),
         log_loss=loss_interval(y, p, patients, draws=draws),
         auc=ranked["auc"],

@@ -10,16 +10,11 @@ from ichx.datasets.subgroups import UNKNOWN, group_names, reported_fields
 from ichx.errors import IchxError
 from ichx.evaluation.calibration_line import calibration_lines
 from ichx.evaluation.evaluation_count import count_evaluations
-from ichx.evaluation.operating_points import (
-    AppliedThreshold,
-    ChosenThreshold,
-    applicable,
-    apply_thresholds,
-    stored_thresholds,
-)
+from ichx.evaluation.operating_points import AppliedThreshold, apply_thresholds
 from ichx.evaluation.recalibration_file import Recalibration, stored_recalibrations
 from ichx.evaluation.scorecard import Scorecard, oof_scores, part_scores
 from ichx.evaluation.subgroup_scores import MAX_GROUPS, SubgroupScores, subgroup_scores
+from ichx.evaluation.threshold_file import ChosenThreshold, applicable, stale_warnings, stored_thresholds
 from ichx.inference.trained import Trained, find_trained
 from ichx.labels import ANY
 from ichx.plugins.licences import licence_notice, weights_licence
@@ -89,6 +84,8 @@ class CardFacts:
     groups: dict[str, tuple[GroupCount, ...]]
     """Of the dataset of the experiment, by field."""
     thresholds: tuple[ChosenThreshold, ...]
+    stale: tuple[str, ...]
+    """Warnings about thresholds that were chosen on other OOF predictions."""
     recalibrations: tuple[Recalibration, ...]
     """Stored ones; the scores above are those without."""
     external: tuple[ScoredPredictions, ...]
@@ -145,6 +142,7 @@ def card_facts(
         weights_problem=problem,
         groups=_groups(published),
         thresholds=thresholds,
+        stale=tuple(stale_warnings(project, subject, thresholds)),
         recalibrations=tuple(stored_recalibrations(project, subject)),
         external=tuple(scored_predictions(one, fields, thresholds) for one in external),
         evaluations=tuple(of_model),

@@ -187,8 +187,8 @@ def _external(facts: CardFacts) -> list[str]:
             )
             for one in facts.evaluations
         ]
-        heads = ("date", "dataset", "command", "weighted log loss per slice", "digest of the predictions")
-        parts.append(table(heads, recorded))
+        heads = ("date", "dataset", "command", "weighted log loss", "digest of the predictions")
+        parts += ["Scores of slices, or of studies where only studies are labelled.", table(heads, recorded)]
     for scored in facts.external:
         version = scored.published.data.version
         parts += [

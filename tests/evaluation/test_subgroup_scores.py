@@ -50,6 +50,16 @@ def test_scores_of_a_group_equal_those_of_its_rows_alone(label: str) -> None:
             assert ends[0] == pytest.approx(ends[1], abs=1e-12)
 
 
+def test_rows_with_an_unknown_label_are_not_counted() -> None:
+    given = predictions()
+    unknown = np.random.default_rng(3).random(len(given.labels)) < 0.5
+    given.labels[unknown, LABELS.index("any")] = np.nan
+    (found,) = subgroup_scores(given, ["kernel"], draws=20)
+    for group in found.groups:
+        rows = (given.slices["kernel"].replace("", "unknown") == group.name).to_numpy() & ~unknown
+        assert (group.rows, group.patients) == (rows.sum(), given.slices["patient"][rows].nunique())
+
+
 def test_small_groups_have_no_interval_and_are_never_the_worst() -> None:
     given = predictions()
     rare = (given.slices["kernel"] == "rare").to_numpy()

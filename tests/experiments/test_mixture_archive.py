@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
-from ichx.datasets.mix import MixRequest, PartRequest, mix_datasets
+from ichx.datasets.mix import mix_datasets
+from ichx.datasets.mix_request import MixRequest, PartRequest
 from ichx.experiments.archive_export import archive_experiment
 from ichx.experiments.pinned_parts import describe_parts_of
 from ichx.experiments.register import ExperimentRequest, new_experiment

@@ -20,7 +20,8 @@ from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset, load_folds, load_masks
 from ichx.datasets.mask_png import decode_mask
-from ichx.datasets.mix import MixRequest, PartRequest, ensure_joint, mix_datasets
+from ichx.datasets.mix import ensure_joint, mix_datasets
+from ichx.datasets.mix_request import MixRequest, PartRequest
 from ichx.datasets.sources import SourceFiles, read_source_slice
 from ichx.errors import ConflictError
 from ichx.evaluation.audit import audit
