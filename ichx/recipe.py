@@ -117,7 +117,7 @@ class LossRecipe:
     """How the slices of a labelled study train on its label. Through one pooled probability: `noisy_or`,
     1 - prod(1 - p), or `max`, the largest; or each on its own, `posterior`, see `study_loss`."""
     study_start: float = added(0.5)
-    """Share of the epochs, from the first one, in which `posterior` moves from the label of a study to the posterior."""
+    """Share of the epochs, from the first one, in which `posterior` moves from a study's label to the posterior."""
     study_weight: float = added(1.0)
     """Weight of the loss of labelled studies relative to that of slices."""
 
