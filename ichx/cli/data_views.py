@@ -165,7 +165,7 @@ def _print_label_counts(counts: dict[str, Any]) -> None:
         (label, *(counts[unit][label][count] for unit in units for count in ("positive", "known", "unknown")))
         for label in counts["slices"]
     ]
-    reason = "- in the shares: no slice is known, or only a study or series is known to be positive"
+    reason = "- in the shares: the label is not known for any slice, or for a selection by its value only"
     print_table("known labels", heads, rows, caption=reason, split=True)
 
 

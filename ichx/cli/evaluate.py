@@ -144,7 +144,7 @@ def evaluate(
         from ichx.evaluation.subgroup_scores import SubgroupScores, all_subgroup_scores
         from ichx.evaluation.subject_oof import Subject
         from ichx.evaluation.threshold_file import applicable, stale_warnings, stored_thresholds
-        from ichx.inference.evaluate import evaluate_slices_with
+        from ichx.inference.evaluate import evaluate_slices
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
         from ichx.inference.external_comparison import compare_models, compare_with_readers
         from ichx.inference.prediction_files import check_out
@@ -162,9 +162,7 @@ def evaluate(
             model = ready_model(project, predictor, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated, dataset)
-            found, slices = evaluate_slices_with(
-                project, model, dataset, callbacks=view, pooling=pooling, overlap=overlap
-            )
+            found, slices = evaluate_slices(project, model, dataset, callbacks=view, pooling=pooling, overlap=overlap)
             if out is not None:
                 ids = hashed_ids(project.workspace, slices)
                 if keep_ids:

@@ -143,7 +143,7 @@ def predict(
         from ichx.cli.live import LiveView
         from ichx.evaluation.subject_oof import Subject
         from ichx.evaluation.threshold_file import applicable, stale_warnings, stored_thresholds
-        from ichx.inference.predict import FileOutputs, predict_files_with
+        from ichx.inference.predict import FileOutputs, predict_files
         from ichx.inference.prediction_calls import with_calls
         from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map
         from ichx.inference.ready_model import ready_model
@@ -164,7 +164,7 @@ def predict(
             model = ready_model(project, predictor, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated)
-            found = predict_files_with(
+            found = predict_files(
                 project,
                 model,
                 path,

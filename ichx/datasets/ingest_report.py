@@ -14,6 +14,7 @@ from ichx.datasets.series import describe_geometry
 from ichx.datasets.series_selection import SeriesSelection
 from ichx.datasets.subgroups import unusual_studies
 from ichx.datasets.summary import describe_assumptions, format_defects
+from ichx.datasets.unscored_labels import unscored_labels
 from ichx.datasets.volumes import SUFFIX
 from ichx.labels import LABELS
 from ichx.text import EXAMPLES, format_count, format_examples
@@ -150,6 +151,8 @@ class IngestReport:
                 f"Known for positive slices only: {', '.join(one_sided)}. A network cannot learn when they are absent, "
                 "and its predictions of them are of no use."
             )
+        if left_out := [name for name in unscored_labels(slices) if name not in one_sided]:
+            self.warn(f"Known only where `any` is 0, and left out of scores: {', '.join(left_out)}.")
         unlabelled = np.isnan(slices[list(LABELS)].to_numpy(np.float32)).all(axis=1)
         if joined.groups is not None:
             unlabelled &= ~slices["study"].isin(joined.groups["study"]).to_numpy()

@@ -13,7 +13,7 @@ from ichx.evaluation.reader_agreement import ReaderComparison, compare_readers
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.subgroup_scores import Predicted
 from ichx.evaluation.threshold_file import ChosenThreshold, applicable, stored_thresholds
-from ichx.inference.evaluate import EvaluatedSlices, evaluate_slices_with
+from ichx.inference.evaluate import EvaluatedSlices, evaluate_slices
 from ichx.inference.overlap import OverlapChoice
 from ichx.inference.ready_model import ReadyModel
 from ichx.inference.recalibrate import subject_of
@@ -45,7 +45,7 @@ def compare_models(
     """
     model, slices = first
     dataset = slices.data.version.dataset
-    evaluation, others = evaluate_slices_with(
+    evaluation, others = evaluate_slices(
         project, second, dataset, callbacks=callbacks, pooling=pooling, overlap=overlap
     )
     _, one, two = np.intersect1d(slices.rows, others.rows, return_indices=True)

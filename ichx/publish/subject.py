@@ -111,11 +111,11 @@ def external_subject(
 
     Raises like `ichx.inference.evaluate.evaluate_slices`.
     """
-    from ichx.inference.evaluate import evaluate_slices_with
+    from ichx.inference.evaluate import evaluate_slices
     from ichx.inference.ready_model import ready_model
 
     model = ready_model(project, subject, options, callbacks.note)
-    evaluation, found = evaluate_slices_with(project, model, dataset, callbacks=callbacks, pooling=pooling)
+    evaluation, found = evaluate_slices(project, model, dataset, callbacks=callbacks, pooling=pooling)
     rows = found.slices
     table = OofTable(
         slice_ids=rows["slice_id"].to_numpy(object),

@@ -12,7 +12,7 @@ from conftest import SCRATCH, Program
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
-from ichx.datasets.reader_labels import write_reader_labels
+from ichx.datasets.reader_labels import READERS_FILE
 from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project
 from ichx.store import open_store
@@ -49,9 +49,8 @@ def prepared(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
             for reader in range(3):
                 wrong = i % 7 == reader
                 rows.append((study, f"R{reader + 1}", LABEL, float(value) if not wrong else 1 - float(value)))
-        write_reader_labels(
-            workspace.root / found.version.path, pd.DataFrame(rows, columns=["study", "reader", "label", "value"])
-        )
+        readers = pd.DataFrame(rows, columns=["study", "reader", "label", "value"])
+        readers.to_parquet(workspace.root / found.version.path / READERS_FILE, index=False)
     return root
 
 
