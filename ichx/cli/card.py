@@ -60,7 +60,7 @@ def card(
         for dataset in datasets or ():
             project.store.dataset(dataset)
         from ichx.cli.live import LiveView
-        from ichx.evaluation.operating_points import Subject
+        from ichx.evaluation.subject_oof import Subject
         from ichx.inference.trained import InferenceOptions
         from ichx.publish.card import read_card, write_card
         from ichx.publish.card_facts import scores_document

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ichx.cli.comparison_tables import print_decision_curves, print_paired, print_readers, print_reliability
-from ichx.cli.output import console, err, notice, print_json
+from ichx.cli.output import console, err, notice, print_json, warn
 from ichx.cli.parameters import (
     AsCsv,
     AsJson,
@@ -43,7 +43,7 @@ from ichx.cli.parameters import (
 from ichx.cli.placement import PlacementOptions
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import parse_fields, print_subgroups, print_subgroups_csv
+from ichx.cli.subgroup_tables import known_fields, parse_fields, print_subgroups, print_subgroups_csv
 from ichx.cli.threshold import print_calls
 from ichx.text import format_count
 
@@ -139,10 +139,12 @@ def evaluate(
             return
         from ichx.cli.live import LiveView
         from ichx.evaluation.decision_curve import decision_curves
-        from ichx.evaluation.operating_points import Subject, applicable, apply_thresholds, stored_thresholds
+        from ichx.evaluation.operating_points import apply_thresholds
         from ichx.evaluation.reliability import reliability_curves
         from ichx.evaluation.subgroup_scores import SubgroupScores, all_subgroup_scores
-        from ichx.inference.evaluate import evaluate_slices_with
+        from ichx.evaluation.subject_oof import Subject
+        from ichx.evaluation.threshold_file import applicable, stale_warnings, stored_thresholds
+        from ichx.inference.evaluate import evaluate_slices
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
         from ichx.inference.external_comparison import compare_models, compare_with_readers
         from ichx.inference.prediction_files import check_out
@@ -160,9 +162,7 @@ def evaluate(
             model = ready_model(project, predictor, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated, dataset)
-            found, slices = evaluate_slices_with(
-                project, model, dataset, callbacks=view, pooling=pooling, overlap=overlap
-            )
+            found, slices = evaluate_slices(project, model, dataset, callbacks=view, pooling=pooling, overlap=overlap)
             if out is not None:
                 ids = hashed_ids(project.workspace, slices)
                 if keep_ids:
@@ -175,6 +175,7 @@ def evaluate(
             stored = stored_thresholds(project, predictor)
             fitting = applicable(stored, tta=found.tta, average=found.average, pooling=pooling)
             calls = apply_thresholds(fitting, slices.called, prevalence)
+            stale = stale_warnings(project, predictor, fitting)
             readers = compare_with_readers(project, slices, fitting)
             curves = {}
             if decision_curve:
@@ -192,6 +193,7 @@ def evaluate(
                 second = ready_model(project, Subject(*other), options, view.note)
                 paired = compare_models(project, (model, slices), second, pooling, callbacks=view, overlap=overlap)
             if fields:
+                fields = known_fields(slices.predicted, fields)
                 groups = all_subgroup_scores(slices.predicted, fields, labels or ["any"], pooling)
     if as_json:
         extra = {"subgroups": groups, "operating_points": calls, "readers": readers}
@@ -220,6 +222,8 @@ def evaluate(
         notice(f"{patients}: {'excluded' if overlap == 'exclude' else 'scored, with the mark `overlap`'}.")
     if len(fitting) < len(stored):
         notice(f"{format_count(len(stored) - len(fitting), 'stored threshold')} of other views, averages or poolings.")
+    for line in stale:
+        warn(line)
     for file in written:
         (err if as_json or as_csv else console).print(str(file), markup=False)
 

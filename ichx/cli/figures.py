@@ -74,7 +74,7 @@ def figures(
         if dataset is not None:
             project.store.dataset(dataset)
         from ichx.cli.live import LiveView
-        from ichx.evaluation.operating_points import Subject
+        from ichx.evaluation.subject_oof import Subject
         from ichx.inference.trained import InferenceOptions
         from ichx.publish.figures import FigureRequest, write_figures
         from ichx.publish.subject import external_subject, oof_subject

@@ -141,8 +141,9 @@ def predict(
             submit_command(project, placement, CommandRequest("predict", (words,), experiment=of), as_json=as_json)
             return
         from ichx.cli.live import LiveView
-        from ichx.evaluation.operating_points import Subject, stored_thresholds
-        from ichx.inference.predict import FileOutputs, predict_files_with
+        from ichx.evaluation.subject_oof import Subject
+        from ichx.evaluation.threshold_file import applicable, stale_warnings, stored_thresholds
+        from ichx.inference.predict import FileOutputs, predict_files
         from ichx.inference.prediction_calls import with_calls
         from ichx.inference.prediction_files import as_csv, as_document, check_out, write_files, write_id_map
         from ichx.inference.ready_model import ready_model
@@ -163,7 +164,7 @@ def predict(
             model = ready_model(project, predictor, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated)
-            found = predict_files_with(
+            found = predict_files(
                 project,
                 model,
                 path,
@@ -172,6 +173,11 @@ def predict(
             )
             stored = stored_thresholds(project, predictor)
             found = with_calls(found, stored, model.recalibration)
+            if found.thresholds:
+                for line in stale_warnings(
+                    project, predictor, applicable(stored, tta=found.tta, average=found.average)
+                ):
+                    warn(line)
             written = [] if out is None else write_files(out, found)
             if id_map is not None and found.id_map is not None:
                 write_id_map(id_map, found.id_map)

@@ -30,8 +30,8 @@ from ichx.labels import LABELS
 from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.evaluation.operating_points import Subject
     from ichx.evaluation.recalibration_file import Recalibration
+    from ichx.evaluation.subject_oof import Subject
 
 
 def recalibrate(
@@ -85,8 +85,8 @@ def recalibrate(
         find_subject(project, subject_number, ensemble=ensemble is not None)
         if dataset is not None:
             project.store.dataset(dataset)
-        from ichx.evaluation.operating_points import Subject
         from ichx.evaluation.recalibration_file import is_current, remove_recalibration, stored_recalibrations
+        from ichx.evaluation.subject_oof import Subject
 
         subject = Subject(subject_number, ensemble is not None)
         if remove:

@@ -22,10 +22,10 @@ from ichx.evaluation.choices import Pooling
 from ichx.evaluation.delong import DeLong, compare_areas
 from ichx.evaluation.label_rows import label_rows
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.operating_points import ChosenThreshold
 from ichx.evaluation.patient_sums import PatientSums
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.subgroup_scores import Predicted, Unit
+from ichx.evaluation.threshold_file import ChosenThreshold
 from ichx.labels import LABELS
 from ichx.text import format_count
 
@@ -63,6 +63,8 @@ class PairedScores:
     study_auc: dict[str, DeLong | None]
     """By label; None with too few studies of a class."""
     calls: tuple[CallDifference, ...] = ()
+    marks: tuple[str, ...] = ()
+    """Marks of the score of the second prediction, e.g. `overlap`."""
 
 
 def paired_scores(first: Predicted, second: Predicted, pooling: Pooling = "max", *, draws: int = DRAWS) -> PairedScores:

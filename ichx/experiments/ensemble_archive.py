@@ -32,10 +32,10 @@ from ichx.evaluation.ensemble_file import (
     write_model,
 )
 from ichx.evaluation.member_outputs import member_id
-from ichx.evaluation.operating_points import read_thresholds
 from ichx.evaluation.predictions import OOF_FILE
 from ichx.evaluation.recalibration_file import read_recalibrations
 from ichx.evaluation.stored_members import check_networks, describe_member, network_problems
+from ichx.evaluation.threshold_file import read_thresholds
 from ichx.experiment_files import RECALIBRATIONS_FILE, THRESHOLDS_FILE
 from ichx.experiments.archive_export import (
     PARTS,
