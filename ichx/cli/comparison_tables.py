@@ -34,7 +34,7 @@ def print_decision_curves(curves: "Mapping[Unit, Mapping[str, DecisionCurve]]", 
             heads = ("threshold", "net benefit", "of all", "gain")
             print_table(f"decision curve of {label}, per {unit}", heads, rows, caption=caption)
             useful = curve.useful
-            text = "none" if useful is None else f"{useful[0]:g} to {useful[1]:g}"
+            text = "none" if useful is None else " to ".join(dict.fromkeys(f"{end:g}" for end in useful))
             console.print(f"thresholds with a gain whose interval is above 0: {text}", markup=False)
 
 
@@ -160,7 +160,7 @@ def print_paired(found: "PairedScores", first: str, second: str) -> None:
 
 def format_bounds(found: "Interval", digits: int = 3) -> str:
     """Return a value above its interval."""
-    value = "-" if found.value is None else f"{found.value:.{digits}f}"
+    value = "-" if found.value is None else f"{found.value:z.{digits}f}"
     if found.low is None or found.high is None:
         return f"{value}\n-"
-    return f"{value}\n{found.low:.{digits}f} to {found.high:.{digits}f}"
+    return f"{value}\n{found.low:z.{digits}f} to {found.high:z.{digits}f}"

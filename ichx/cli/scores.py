@@ -22,7 +22,7 @@ from ichx.cli.parameters import (
     find_subject,
 )
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import parse_fields, show_subgroups
+from ichx.cli.subgroup_tables import known_fields, parse_fields, show_subgroups
 from ichx.cli.tables import print_table
 from ichx.formatting import format_interval, format_marks, format_value
 from ichx.text import format_count
@@ -126,7 +126,7 @@ def _show_subgroups(
 ) -> None:
     from ichx.evaluation.subgroup_scores import all_subgroup_scores
 
-    found = all_subgroup_scores(predicted, fields, labels or ["any"], pooling)
+    found = all_subgroup_scores(predicted, known_fields(predicted, fields), labels or ["any"], pooling)
     show_subgroups(found, as_csv=as_csv, as_json=as_json)
 
 

@@ -134,8 +134,12 @@ def _fit(
     if spare < 0:
         return shown, None
     # Widen the columns that need least first, those that may be cut last and in their order.
-    for index in sorted(shown, key=lambda i: (columns[i] in cut, 0 if columns[i] in cut else full[i] - widths[i])):
-        extra = min(spare, full[index] - widths[index])
+    order = sorted(shown, key=lambda i: (columns[i] in cut, 0 if columns[i] in cut else full[i] - widths[i]))
+    # Columns that wrap share the rest.
+    wrapped = sum(name not in cut for name in (columns[i] for i in order))
+    for number, index in enumerate(order):
+        share = spare if columns[index] in cut else spare // (wrapped - number)
+        extra = min(share, full[index] - widths[index])
         widths[index] += extra
         spare -= extra
     return shown, widths

@@ -1,6 +1,7 @@
 """Writes a model card: Markdown, JSON of RSNA ATLAS, checklists, and the artefacts that they link to."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime
@@ -67,6 +68,10 @@ def write_card(folder: Path, facts: CardFacts) -> WrittenCard:
         notes.append(f"No {ATLAS_FILE}: {error.problem} {error.remedy}")
     for name in CHECKLISTS:
         write(name, checklist_markdown(name, facts))
+    for scored in (facts.scored, *facts.external):
+        if scored.missing:
+            name = scored.published.data.version.dataset
+            notes.append(f"No subgroups of {name} by {', '.join(scored.missing)}: no header has a value.")
     write(SCORES_FILE, _json(scores_document(facts)))
     write(ENVIRONMENT_FILE, _json(environment(facts)))
     for one in facts.networks:
@@ -91,7 +96,7 @@ def _json(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return dataclasses and dates as JSON values."""
+    """Return dataclasses and dates as JSON values; a number that is not defined is null."""
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     if isinstance(value, dict):
@@ -100,4 +105,6 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value
