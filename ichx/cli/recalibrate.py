@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ichx.cli.comparison_tables import format_bounds
 from ichx.cli.output import console, info, print_json, warn
 from ichx.cli.parameters import (
     AsJson,
@@ -24,7 +23,7 @@ from ichx.cli.parameters import (
     parse_label,
 )
 from ichx.cli.session import session
-from ichx.cli.tables import print_table
+from ichx.cli.tables import format_bounds, print_table
 from ichx.formatting import format_value
 from ichx.labels import LABELS
 from ichx.text import format_count

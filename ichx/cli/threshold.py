@@ -20,11 +20,10 @@ from ichx.cli.parameters import (
     parse_label,
 )
 from ichx.cli.session import session
-from ichx.cli.tables import print_table
+from ichx.cli.tables import format_bounds, print_table
 from ichx.labels import ANY, LABELS
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Interval
     from ichx.evaluation.call_scores import CallScores
     from ichx.evaluation.operating_points import AppliedThreshold
     from ichx.evaluation.subgroup_scores import Unit
@@ -178,11 +177,13 @@ def describe_rule(request: "ThresholdRequest") -> str:
 
 def print_thresholds(title: str, stored: Sequence["ChosenThreshold"]) -> None:
     """Print thresholds with their rule, interval and scores on OOF predictions."""
+    from ichx.evaluation.bootstrap import Interval
+
     rows = [
         (
             f"{one.request.label}, {one.request.unit}",
             describe_rule(one.request),
-            f"{one.threshold:.4f}\n{_bounds(one.low, one.high, 4)}",
+            format_bounds(Interval(one.threshold, one.low, one.high, None), 4, joint="-"),
             *call_cells(one.calls),
         )
         for one in stored
@@ -208,22 +209,8 @@ def print_calls(title: str, found: Sequence["AppliedThreshold"], prevalence: flo
 
 def call_cells(calls: "CallScores") -> tuple[str, ...]:
     """Return the cells of `HEADS`."""
-    rates = (
-        calls.sensitivity,
-        calls.specificity,
-        calls.positive_predictive_value,
-        calls.negative_predictive_value,
-    )
-    return (*(_cell(one) for one in rates), _cell(calls.alarms, 1))
-
-
-def _cell(found: "Interval", digits: int = 3) -> str:
-    value = "-" if found.value is None else f"{found.value:.{digits}f}"
-    return f"{value}\n{_bounds(found.low, found.high, digits)}"
-
-
-def _bounds(low: float | None, high: float | None, digits: int) -> str:
-    return "-" if low is None or high is None else f"{low:.{digits}f}-{high:.{digits}f}"
+    *rates, alarms = calls.rates
+    return (*(format_bounds(one, joint="-") for one in rates), format_bounds(alarms, 1, joint="-"))
 
 
 def _caption(stored: Sequence["ChosenThreshold"]) -> str:

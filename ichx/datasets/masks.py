@@ -8,6 +8,7 @@ A pixel is 0 without a bleed, or 1 + the index of its subtype in `ichx.labels.SU
 import hashlib
 import struct
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -194,6 +195,15 @@ def _read_all(locations: list[FileLocation], owners: pd.DataFrame, processes: in
     return [mask for start in sorted(found) for mask in found[start]]
 
 
+def rejected_masks(rejected: Mapping[str, Sequence[str]], meanings: Mapping[str, str]) -> list[str]:
+    """Return a line for each defect with the number and names of its masks; both arguments are by defect."""
+    return [
+        f"{format_count(len(names), 'mask')} rejected ({meaning}){format_examples(names)}."
+        for defect, meaning in meanings.items()
+        if (names := rejected.get(defect))
+    ]
+
+
 def _raise_rejected(source: Path, owned: list[tuple[str, int]], found: list[MaskFile]) -> None:
     """Raise `InvalidInputError` if any of `found` has a defect or is the second of its row; `owned` has (name, row)."""
     rejected: dict[str, list[str]] = defaultdict(list)
@@ -203,11 +213,7 @@ def _raise_rejected(source: Path, owned: list[tuple[str, int]], found: list[Mask
         seen.add(row)
         if defect:
             rejected[defect].append(f"{name}: {mask.detail}" if mask.detail else name)
-    problems = [
-        f"{source}: {format_count(len(names), 'mask')} rejected ({meaning}){format_examples(names)}."
-        for defect, meaning in MASK_DEFECTS.items()
-        if (names := rejected.get(defect))
-    ]
+    problems = [f"{source}: {problem}" for problem in rejected_masks(rejected, MASK_DEFECTS)]
     values = ", ".join(f"{value} {name}" for value, name in enumerate(SUBTYPES, start=1))
     raise_problems(
         problems, f"A mask is a PNG of 8-bit grey values with the size of its slice: 0 for no bleed, {values}."

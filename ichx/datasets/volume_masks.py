@@ -21,6 +21,7 @@ from ichx.ct.defects import DicomDefectError
 from ichx.ct.nifti import VolumeHeader, is_nifti, read_volume, read_volume_header
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import decode_mask
+from ichx.datasets.masks import rejected_masks
 from ichx.datasets.sources import FileLocation
 from ichx.datasets.volumes import SUFFIX
 from ichx.errors import InvalidInputError, raise_problems
@@ -220,12 +221,10 @@ def _raise_rejected(pairs: Sequence[MaskOfVolume], found: list[VolumeMask]) -> N
     for pair, mask in zip(pairs, found, strict=True):
         if mask.defect:
             rejected[mask.defect].append(f"{pair.mask}: {mask.detail}" if mask.detail else pair.mask)
-    problems = [
-        f"{format_count(len(names), 'mask')} rejected ({meaning}){format_examples(names)}."
-        for defect, meaning in VOLUME_MASK_DEFECTS.items()
-        if (names := rejected.get(defect))
-    ]
-    raise_problems(problems, "A mask of a volume is a NIfTI with the shape and affine of the volume.")
+    raise_problems(
+        rejected_masks(rejected, VOLUME_MASK_DEFECTS),
+        "A mask of a volume is a NIfTI with the shape and affine of the volume.",
+    )
 
 
 def pair_masks(source: Path, names: Sequence[str], catalog: pd.DataFrame) -> tuple[list[tuple[str, str]], list[str]]:

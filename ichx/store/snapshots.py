@@ -101,6 +101,17 @@ class DatasetVersion(VersionDraft):
     created: datetime
 
     @property
+    def kind(self) -> str:
+        """What it is, in a word or two, e.g. `mixture` or `unlabelled`."""
+        if self.test_of:
+            return f"test set of {self.test_of}"
+        if self.part_names:
+            return "mixture"
+        if "pseudo" in self.summary:
+            return "pseudo-labels"
+        return "labelled" if self.label_digest else "unlabelled"
+
+    @property
     def part_names(self) -> tuple[str, ...]:
         """Names of the datasets of which a mixture consists; none for other versions."""
         return part_names(self.summary)
