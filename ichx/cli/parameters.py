@@ -4,18 +4,16 @@ import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ichx.cli.session import session
 from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation import choices
+from ichx.evaluation.subject import Subject
 from ichx.labels import LABELS
 from ichx.text import escape
-
-if TYPE_CHECKING:
-    from ichx.project import Project
 
 
 def parse_number(text: str) -> int:
@@ -99,6 +97,17 @@ def parse_label(text: str) -> str:
     return text
 
 
+def label_option(description: str) -> Any:
+    """Return the option `--label` with a `description`."""
+    return typer.Option(
+        "--label",
+        parser=parse_label,
+        metavar="LABEL",
+        autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
+        help=description,
+    )
+
+
 Number = Annotated[
     int,
     typer.Argument(
@@ -136,16 +145,7 @@ Pooling = Annotated[
         "--pooling", help="Study probability: max over slices, 1 - prod(1 - p), or that of a sequence experiment."
     ),
 ]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--label",
-        parser=parse_label,
-        metavar="LABEL",
-        autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
-        help="Only this label in tables and CSV; repeatable.",
-    ),
-]
+Labels = Annotated[list[str] | None, label_option("Only this label in tables and CSV; repeatable.")]
 By = Annotated[
     list[str] | None,
     typer.Option(
@@ -221,36 +221,33 @@ def fold_numbers(texts: Sequence[str] | None) -> list[int] | None:
         raise typer.BadParameter(problem, param_hint="--fold") from None
 
 
-def check_subject(number: int | None, ensemble: int | None) -> int:
-    """Return the one that is given; raise `typer.BadParameter` unless it is exactly one."""
-    if number is not None and ensemble is None:
-        return number
-    if number is None and ensemble is not None:
-        return ensemble
-    raise typer.BadParameter("Give either an experiment number or --ensemble NUMBER.")
+def parse_subject(number: int | None, ensemble: int | None, **own: object) -> Subject:
+    """Return the experiment or the ensemble.
 
+    Args:
+        number: The experiment.
+        ensemble: The ensemble.
+        **own: Options by name that are for experiments only: an ensemble has its own views and folds.
 
-def find_subject(project: "Project", number: int, *, ensemble: bool) -> None:
-    """Raise `NotFoundError` unless there is this experiment, or this ensemble: before heavy libraries are imported."""
-    if ensemble:
-        project.store.ensemble(number)
-    else:
-        project.store.experiment(number)
-
-
-def check_ensemble_options(**options: object) -> None:
-    """Raise `typer.BadParameter` if one of `options`, by name, is given: an ensemble has its own views and folds."""
-    given = [f"--{name}" for name, value in options.items() if value]
-    if given:
+    Raises:
+        typer.BadParameter: Both or none are given, or options of experiments for an ensemble.
+    """
+    if (number is None) == (ensemble is None):
+        raise typer.BadParameter("Give either an experiment number or --ensemble NUMBER.")
+    if ensemble is None:
+        assert number is not None
+        return Subject(number)
+    if given := [f"--{name}" for name, value in own.items() if value]:
         raise typer.BadParameter(f"Use either --ensemble or {', '.join(given)}: an ensemble is stored with its own.")
+    return Subject(ensemble, ensemble=True)
 
 
-def parse_model(text: str) -> tuple[int, bool]:
-    """Return the number in e.g. `6` or `ensemble:3`, and whether it is that of an ensemble."""
+def parse_model(text: str) -> Subject:
+    """Return what e.g. `6` or `ensemble:3` names."""
     kind, colon, number = text.rpartition(":")
     known = kind in ("experiment", "ensemble") if colon else True
     if known and number.isascii() and number.isdecimal() and len(number) < 10:
-        return int(number), kind == "ensemble"
+        return Subject(int(number), kind == "ensemble")
     raise typer.BadParameter(f"Invalid model: {text!r}. Use an experiment number, or e.g. ensemble:3.")
 
 

@@ -16,12 +16,12 @@ from ichx.cli.parameters import (
     OptionalNumber,
     OwnTta,
     Pooling,
-    check_subject,
-    parse_label,
+    label_option,
+    parse_subject,
 )
 from ichx.cli.session import session
 from ichx.cli.tables import format_bounds, print_table
-from ichx.labels import ANY, LABELS
+from ichx.labels import ANY
 
 if TYPE_CHECKING:
     from ichx.evaluation.call_scores import CallScores
@@ -37,16 +37,7 @@ HEADS = ("sensitivity", "specificity", "PPV", "NPV", "alarms %")
 def threshold(
     number: OptionalNumber = None,
     ensemble: EnsembleNumber = None,
-    label: Annotated[
-        str,
-        typer.Option(
-            "--label",
-            parser=parse_label,
-            metavar="LABEL",
-            autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
-            help="Label to call.",
-        ),
-    ] = ANY,
+    label: Annotated[str, label_option("Label to call.")] = ANY,
     sensitivity: Annotated[float | None, typer.Option("--sensitivity", help="Least sensitivity, e.g. 0.95.")] = None,
     specificity: Annotated[float | None, typer.Option("--specificity", help="Least specificity, e.g. 0.9.")] = None,
     cost: Annotated[
@@ -72,7 +63,7 @@ def threshold(
 
     Example: `ichx threshold 6 --prevalence 0.12`
     """
-    subject_number = check_subject(number, ensemble)
+    subject = parse_subject(number, ensemble)
     unit: Unit = per
     given: tuple[tuple[Rule, float | None], ...] = (
         ("sensitivity", sensitivity),
@@ -95,14 +86,12 @@ def threshold(
             if average not in (None, own_average):
                 raise typer.BadParameter(f"Ensemble {ensemble} averages the {own_average}.", param_hint="--average")
         else:
-            project.store.experiment(subject_number)
+            subject.require(project)
         from ichx.evaluation.choices import check_average, check_tta
         from ichx.evaluation.operating_points import choose_threshold
-        from ichx.evaluation.subject_oof import Subject
         from ichx.evaluation.threshold_choice import ThresholdRequest
         from ichx.evaluation.threshold_file import current_thresholds, remove_threshold, stored_thresholds
 
-        subject = Subject(subject_number, ensemble is not None)
         views = check_tta(own_tta or tta or "none")
         mean = check_average(own_average or average or "logit")
         if remove:
@@ -153,8 +142,7 @@ def threshold(
         print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])
         return
     if not stored:
-        of = f"--ensemble {subject_number}" if ensemble is not None else str(subject_number)
-        info(f"No threshold is stored. Choose one: `ichx threshold {of} --label any --sensitivity 0.95`.")
+        info(f"No threshold is stored. Choose one: `ichx threshold {subject.argument} --label any --sensitivity 0.95`.")
         return
     print_thresholds(f"{subject}: thresholds, with scores on its OOF predictions", stored)
     for one, same in zip(stored, current, strict=True):
