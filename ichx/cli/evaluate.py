@@ -13,18 +13,12 @@ from ichx.cli.parameters import (
     AsJson,
     Average,
     By,
-    Cpus,
     DecisionCurves,
-    Detach,
     Device,
-    EngineOptions,
     EnsembleNumber,
     FoldTexts,
-    Gpus,
     KeepIds,
     Labels,
-    Memory,
-    On,
     OptionalNumber,
     OwnTta,
     Page,
@@ -32,13 +26,12 @@ from ichx.cli.parameters import (
     Precision,
     Recalibrated,
     Reliability,
-    TimeLimit,
     Workers,
     fold_numbers,
     parse_model,
     parse_subject,
 )
-from ichx.cli.placement import PlacementOptions
+from ichx.cli.placement import PlacementOptions, placed
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import parse_fields, print_subgroups, print_subgroups_csv
@@ -53,6 +46,7 @@ if TYPE_CHECKING:
 UNITS: "tuple[Unit, ...]" = ("slice", "study")
 
 
+@placed
 def evaluate(
     context: typer.Context,
     dataset: Annotated[str, typer.Option("--dataset", help="Labelled dataset to score.")],
@@ -88,13 +82,8 @@ def evaluate(
     precision: Precision = "auto",
     workers: Workers = None,
     as_csv: AsCsv = False,
-    on: On = None,
-    detach: Detach = False,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    memory: Memory = None,
-    time_limit: TimeLimit = None,
-    engine_options: EngineOptions = None,
+    *,
+    where: PlacementOptions,
     as_json: AsJson = False,
 ) -> None:
     """Score an experiment or an ensemble on another labelled dataset.
@@ -123,9 +112,7 @@ def evaluate(
         if other is not None:
             other.require(project)
         project.store.dataset(dataset)
-        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
-            project.workspace
-        )
+        placement = where.place(project.workspace)
         if not placement.is_local:
             from ichx.cli.command_jobs import command_arguments, submit_command
             from ichx.jobs.command_jobs import CommandRequest

@@ -185,19 +185,6 @@ Save = Annotated[
     Literal["features"] | None,
     typer.Option("--save", help="Save the pooled features of each slice too (float16 Parquet)."),
 ]
-On = Annotated[
-    Literal["local", "slurm", "ray"] | None,
-    typer.Option("--on", help="Where to run; default: `default` in [engine] of ichx.toml, else local."),
-]
-Detach = Annotated[bool, typer.Option("--detach", help="Submit the jobs to the cluster and return at once.")]
-Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPU cores per node of each job on a cluster.")]
-Gpus = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs per node of each job on a cluster.")]
-Memory = Annotated[str | None, typer.Option("--memory", help="Memory per node of each job on a cluster, e.g. 64GB.")]
-TimeLimit = Annotated[str | None, typer.Option("--time", help="Time limit of each job on a cluster, e.g. 8h, 2d.")]
-EngineOptions = Annotated[
-    list[str] | None,
-    typer.Option("--engine-option", help="Further option of the scheduler, e.g. --constraint=a100; repeatable."),
-]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Recipe value to change, e.g. stage.full.lr=5e-6; repeatable."),

@@ -12,30 +12,23 @@ from ichx.cli.parameters import (
     AsCsv,
     AsJson,
     Average,
-    Cpus,
-    Detach,
     Device,
-    EngineOptions,
     EnsembleNumber,
     FoldTexts,
-    Gpus,
     KeepIds,
     Labels,
-    Memory,
-    On,
     OwnTta,
     Page,
     Precision,
     Recalibrated,
     Save,
-    TimeLimit,
     Workers,
     complete_number,
     fold_numbers,
     parse_number,
     parse_subject,
 )
-from ichx.cli.placement import PlacementOptions
+from ichx.cli.placement import PlacementOptions, placed
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.formatting import format_marks, format_value
@@ -51,6 +44,7 @@ ID_WIDTH = 11
 """Least width of an id in the table, shortened in the middle."""
 
 
+@placed
 def predict(
     context: typer.Context,
     number: Annotated[
@@ -89,13 +83,8 @@ def predict(
     precision: Precision = "auto",
     workers: Workers = None,
     csv: AsCsv = False,
-    on: On = None,
-    detach: Detach = False,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    memory: Memory = None,
-    time_limit: TimeLimit = None,
-    engine_options: EngineOptions = None,
+    *,
+    where: PlacementOptions,
     as_json: AsJson = False,
 ) -> None:
     """Predict DICOM or NIfTI files, per slice and per study.
@@ -127,9 +116,7 @@ def predict(
     with session() as project:
         # report an unknown number before torch is imported
         subject.require(project)
-        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
-            project.workspace
-        )
+        placement = where.place(project.workspace)
         if not placement.is_local:
             from ichx.cli.command_jobs import command_arguments, submit_command
             from ichx.jobs.command_jobs import CommandRequest
