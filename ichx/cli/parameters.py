@@ -13,7 +13,7 @@ from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation import choices
 from ichx.evaluation.subject import Subject
 from ichx.labels import LABELS
-from ichx.text import escape
+from ichx.text import escape, parse_bytes, parse_duration
 
 
 def parse_number(text: str) -> int:
@@ -252,10 +252,10 @@ def duration_seconds(text: str, option: str) -> float:
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a duration.
     """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)([smhd]?)", text.strip())
-    if found is None or (not found[2] and float(found[1])):
+    seconds = 0.0 if text.strip() == "0" else parse_duration(text)
+    if seconds is None:
         raise typer.BadParameter(f"Invalid duration: {text!r}. Use e.g. 90s, 5m or 1h.", param_hint=option)
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 0}[found[2]]
+    return seconds
 
 
 def gigabytes(text: str, option: str) -> float:
@@ -264,7 +264,7 @@ def gigabytes(text: str, option: str) -> float:
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a size.
     """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?) ?([MGT])B?", text.strip(), flags=re.IGNORECASE)
-    if found is None:
+    size = parse_bytes(text)
+    if size is None:
         raise typer.BadParameter(f"Invalid size: {text!r}. Use e.g. 24GB.", param_hint=option)
-    return float(found[1]) * {"M": 1e-3, "G": 1, "T": 1e3}[found[2].upper()]
+    return size / 1e9
