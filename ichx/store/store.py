@@ -42,7 +42,16 @@ from ichx.store import (
     runs,
 )
 from ichx.store.counters import raise_counter, take_numbers
+from ichx.store.dataset_snapshots import Dataset, DatasetVersion, VersionDraft
+from ichx.store.ensemble_snapshots import Ensemble, EnsembleDraft
 from ichx.store.evaluations import EvaluationDraft, EvaluationRecord
+from ichx.store.prediction_snapshots import (
+    FeatureTableDraft,
+    FeatureTableRecord,
+    Prediction,
+    PredictionDraft,
+    StoredPredictor,
+)
 from ichx.store.predictions import (
     add_feature_table,
     add_predictions,
@@ -63,24 +72,7 @@ from ichx.store.run_snapshots import (
     RunDraft,
 )
 from ichx.store.selection import EXPERIMENTS, Selection
-from ichx.store.snapshots import (
-    Dataset,
-    DatasetVersion,
-    Ensemble,
-    EnsembleDraft,
-    Experiment,
-    ExperimentDraft,
-    ExperimentSummary,
-    FeatureTableDraft,
-    FeatureTableRecord,
-    ImportDraft,
-    Note,
-    Prediction,
-    PredictionDraft,
-    ScoreDraft,
-    StoredPredictor,
-    VersionDraft,
-)
+from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, ImportDraft, Note, ScoreDraft
 from ichx.workspace import Workspace
 
 if TYPE_CHECKING:
