@@ -19,10 +19,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError
+from ichx.datasets.file_list import FileList, FileLocation, list_files
 from ichx.datasets.id_matching import match_images
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.mask_png import decode_mask
-from ichx.datasets.sources import FileList, FileLocation, list_files
 from ichx.errors import IchxError, InvalidInputError, raise_problems
 from ichx.labels import ANY, LABELS, SUBTYPES
 from ichx.text import EXAMPLES, format_count, format_examples

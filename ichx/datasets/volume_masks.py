@@ -19,10 +19,10 @@ import pandas as pd
 
 from ichx.ct.defects import DicomDefectError
 from ichx.ct.nifti import VolumeHeader, is_nifti, read_volume, read_volume_header
+from ichx.datasets.file_list import FileLocation
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import decode_mask
 from ichx.datasets.masks import rejected_masks
-from ichx.datasets.sources import FileLocation
 from ichx.datasets.volumes import SUFFIX
 from ichx.errors import InvalidInputError, raise_problems
 from ichx.labels import LABELS, SUBTYPES
