@@ -476,10 +476,10 @@ def test_neighbours_are_loaded_in_advance_in_blocks_and_only_once(serve_studies:
         page.keyboard.press("ArrowDown")
         wait_for_slice(page, f"a{index}")
     page.wait_for_load_state("networkidle")
-    assert sorted(fake.pixel_requests()) == sorted(f"a{i}" for i in range(16, 40))
+    assert sorted(fake.pixel_requests()) == sorted(f"a{i}" for i in range(16, 48))
     requests = [one for one in fake.requests if one.startswith("/pixels")]
-    assert [one.count("slice=") for one in requests][::3] == [0, 8], "the slice that is shown comes first"
-    assert sorted(one.count("slice=") for one in requests) == [0, 7, 8, 8]
+    assert [one.count("slice=") for one in requests][::2] == [0, 16], "the slice that is shown comes first"
+    assert sorted(one.count("slice=") for one in requests) == [0, 15, 16]
     assert all("size=32" in one and "v=d1" in one for one in requests)
 
 
