@@ -61,12 +61,12 @@ def shown_marks(scored: "ExperimentSummary | Ensemble", *, folds_shown: bool = F
     return tuple(mark for mark in marks(scored) if not (folds_shown and mark.startswith("partial (")))
 
 
-def format_score(e: "ExperimentSummary", *, folds_shown: bool = False) -> str:
+def format_score(e: "ExperimentSummary") -> str:
     """Return an experiment's OOF score with its spread over folds and its marks; see `marks_of`."""
     if e.score is None:
         return "-"
     spread = f" ± {format_value(e.spread)}" if e.spread is not None else ""
-    return format_value(e.score) + spread + marks_of(e, folds_shown=folds_shown)
+    return format_value(e.score) + spread + marks_of(e)
 
 
 def write_csv(stream: TextIO, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

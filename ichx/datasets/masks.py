@@ -70,16 +70,13 @@ class MaskFile:
     detail: str = ""
 
 
-def read_masks(
-    source: Path, catalog: pd.DataFrame, report: IngestReport, *, processes: int | None = None
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_masks(source: Path, catalog: pd.DataFrame, report: IngestReport) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read the masks under `source`, PNG files named by the ids of slices.
 
     Args:
         source: A folder or zip, see `list_files`.
         catalog: The labelled catalog.
         report: Receives how the masks match the slices and their labels.
-        processes: Worker processes; one per core when None.
 
     Returns:
         The masks as a version stores them (`slice_id`, sorted, and `png`, encoded without texts of the file), and their
@@ -99,7 +96,7 @@ def read_masks(
     matched = np.flatnonzero(match.image >= 0)
     slice_of[match.image[matched]] = matched
     owned = [(number, int(slice_of[code])) for number, code in zip(numbers, codes, strict=True) if slice_of[code] >= 0]
-    found = _read_all([files.locate(i) for i, _ in owned], catalog.iloc[[row for _, row in owned]], processes)
+    found = _read_all([files.locate(i) for i, _ in owned], catalog.iloc[[row for _, row in owned]])
     _raise_rejected(source, [(files.names[i], row) for i, row in owned], found)
     rows = np.array([row for _, row in owned])
     order = np.argsort(catalog["slice_id"].to_numpy(object)[rows])
@@ -185,13 +182,13 @@ def known_masks(slices: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArra
     return known
 
 
-def _read_all(locations: list[FileLocation], owners: pd.DataFrame, processes: int | None) -> list[MaskFile]:
+def _read_all(locations: list[FileLocation], owners: pd.DataFrame) -> list[MaskFile]:
     shapes = list(zip(owners["rows"].tolist(), owners["columns"].tolist(), strict=True))
     jobs = [
         MaskJob(start, tuple(locations[start : start + CHUNK]), tuple(shapes[start : start + CHUNK]))
         for start in range(0, len(locations), CHUNK)
     ]
-    found: dict[int, list[MaskFile]] = dict(map_in_processes(read_chunk, jobs, worker_count(processes, len(jobs))))
+    found: dict[int, list[MaskFile]] = dict(map_in_processes(read_chunk, jobs, worker_count(None, len(jobs))))
     return [mask for start in sorted(found) for mask in found[start]]
 
 

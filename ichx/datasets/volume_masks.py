@@ -124,23 +124,20 @@ class VolumeMasks:
         return LabelTable(ids, found, origin=origin)
 
 
-def read_volume_masks(
-    pairs: Sequence[MaskOfVolume], catalog: pd.DataFrame, subtypes: Mapping[int, str], processes: int | None = None
-) -> VolumeMasks:
+def read_volume_masks(pairs: Sequence[MaskOfVolume], catalog: pd.DataFrame, subtypes: Mapping[int, str]) -> VolumeMasks:
     """Read masks of volumes.
 
     Args:
         pairs: The volumes and their masks.
         catalog: The catalog, whose files the volumes are.
         subtypes: Subtype by value; empty to infer from the values whether masks are binary.
-        processes: Worker processes; one per core when None.
 
     Raises:
         InvalidInputError: Masks are rejected (all are listed, see `VOLUME_MASK_DEFECTS`), or have unknown values.
     """
     starts = range(0, len(pairs), CHUNK)
     jobs = (VolumeMaskJob(start, tuple(pairs[start : start + CHUNK])) for start in starts)
-    chunks = dict(map_in_processes(read_mask_volumes, jobs, worker_count(processes, len(starts))))
+    chunks = dict(map_in_processes(read_mask_volumes, jobs, worker_count(None, len(starts))))
     found = [mask for start in starts for mask in chunks[start]]
     _raise_rejected(pairs, found)
     present = frozenset(value for mask in found for _, values in mask.slices.values() for value in values)

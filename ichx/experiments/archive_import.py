@@ -138,25 +138,22 @@ def _existing(project: "Project", index: Mapping[str, Any]) -> "Experiment | Non
         if (e.recipe_digest, e.label_digest, e.fold_digest) != digests:
             continue
         origin = e.origin or {"id": e.id, "number": e.number, "workspace": project.workspace.root.name}
-        if index["id"] == origin["id"] if "id" in index and "id" in origin else place == _place(origin):
+        if (
+            index["id"] == origin["id"]
+            if "id" in index and "id" in origin
+            else place == (origin["number"], origin["workspace"])
+        ):
             return e
     return None
 
 
 def _exists(e: "Experiment", file: Path) -> ConflictError:
     what = "is" if e.origin is None else "was imported before, as"
+    where = "" if e.trashed is None else ", which is in the trash"
     return ConflictError(
-        f"The experiment in {file} {what} experiment {e.number} of this workspace{_in_trash(e)}.",
+        f"The experiment in {file} {what} experiment {e.number} of this workspace{where}.",
         f"{format_command('ichx exp import', file, '--again')} imports a copy under a new number.",
     )
-
-
-def _place(origin: Mapping[str, Any]) -> tuple[object, object]:
-    return origin["number"], origin["workspace"]
-
-
-def _in_trash(experiment: "Experiment") -> str:
-    return "" if experiment.trashed is None else ", which is in the trash"
 
 
 def _prediction(
