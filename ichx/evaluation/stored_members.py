@@ -57,14 +57,15 @@ def _raise_changed(ensemble: "Ensemble", problems: list[str]) -> None:
 
 def member_problems(project: "Project", member: ModelMember, model: EnsembleModel) -> list[str]:
     """Return why networks or OOF predictions of `member` are not those that `model` was blended from."""
-    if problems := network_problems(project, member):
+    problems = network_problems(project, member)
+    if identity_problem(project, member) is not None:
         return problems
     current = describe_member(
         project, project.store.experiment(member.experiment), model.folds, model.tta, weights=False
     )
-    if current.predictions == member.predictions:
-        return []
-    return [f"experiment {member.experiment} has other OOF predictions"]
+    if current.predictions != member.predictions:
+        problems.append(f"experiment {member.experiment} has other OOF predictions")
+    return problems
 
 
 def network_problems(project: "Project", member: ModelMember) -> list[str]:
