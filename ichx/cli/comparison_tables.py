@@ -34,7 +34,7 @@ def print_decision_curves(curves: "Mapping[Unit, Mapping[str, DecisionCurve]]", 
             heads = ("threshold", "net benefit", "of all", "gain")
             print_table(f"decision curve of {label}, per {unit}", heads, rows, caption=caption)
             useful = curve.useful
-            text = "none" if useful is None else f"{useful[0]:g} to {useful[1]:g}"
+            text = "none" if useful is None else " to ".join(dict.fromkeys(f"{end:g}" for end in useful))
             console.print(f"thresholds with a gain whose interval is above 0: {text}", markup=False)
 
 

@@ -34,7 +34,7 @@ from ichx.cli.parameters import (
 from ichx.cli.placement import PlacementOptions, placed
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import parse_fields, print_subgroups, print_subgroups_csv
+from ichx.cli.subgroup_tables import known_fields, parse_fields, print_subgroups, print_subgroups_csv
 from ichx.cli.threshold import print_calls
 from ichx.text import format_count
 
@@ -174,6 +174,7 @@ def evaluate(
                 second = ready_model(project, other, options, view.note)
                 paired = compare_models(project, (model, slices), second, pooling, callbacks=view, overlap=overlap)
             if fields:
+                fields = known_fields(slices.predicted, fields)
                 groups = all_subgroup_scores(slices.predicted, fields, labels or ["any"], pooling)
     if as_json:
         extra = {"subgroups": groups, "operating_points": calls, "readers": readers}

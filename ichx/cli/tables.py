@@ -61,10 +61,10 @@ def format_bounds(
         joint: What is between the ends.
         sign: `+` to show the sign of positive numbers.
     """
-    value = "-" if found.value is None else f"{found.value:{sign}.{digits}f}"
+    value = "-" if found.value is None else f"{found.value:{sign}z.{digits}f}"
     if found.low is None or found.high is None:
         return f"{value}\n-"
-    form = f"{sign}.{digits if bounds is None else bounds}f"
+    form = f"{sign}z.{digits if bounds is None else bounds}f"
     return f"{value}\n{found.low:{form}}{joint}{found.high:{form}}"
 
 
@@ -156,8 +156,12 @@ def _fit(
     if spare < 0:
         return shown, None
     # Widen the columns that need least first, those that may be cut last and in their order.
-    for index in sorted(shown, key=lambda i: (columns[i] in cut, 0 if columns[i] in cut else full[i] - widths[i])):
-        extra = min(spare, full[index] - widths[index])
+    order = sorted(shown, key=lambda i: (columns[i] in cut, 0 if columns[i] in cut else full[i] - widths[i]))
+    # Columns that wrap share the rest.
+    wrapped = sum(name not in cut for name in (columns[i] for i in order))
+    for number, index in enumerate(order):
+        share = spare if columns[index] in cut else spare // (wrapped - number)
+        extra = min(share, full[index] - widths[index])
         widths[index] += extra
         spare -= extra
     return shown, widths

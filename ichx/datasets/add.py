@@ -38,6 +38,7 @@ from ichx.datasets.series_selection import select_series
 from ichx.datasets.study_flags import studies_of_format, table_summary
 from ichx.datasets.study_labels import with_study_labels
 from ichx.datasets.summary import summarize
+from ichx.datasets.unscored_labels import with_unscored_labels
 from ichx.datasets.version_changes import add_acquisition, version_changes
 from ichx.datasets.volume_mask_store import store_volume_masks
 from ichx.errors import ConflictError, InvalidInputError
@@ -222,6 +223,7 @@ def _prepare(
         catalog = joined.catalog
     study_labels = None if joined is None else joined.groups
     known = catalog if study_labels is None else with_study_labels(catalog, study_labels)
+    known = with_unscored_labels(known)
     slices = usable_slices(known)
     summary = summarize(known) | counts | {"keep_ids": request.keep_ids}
     if request.group_by != "patient":

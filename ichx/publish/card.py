@@ -67,6 +67,10 @@ def write_card(folder: Path, facts: CardFacts) -> WrittenCard:
         notes.append(f"No {ATLAS_FILE}: {error.problem} {error.remedy}")
     for name in CHECKLISTS:
         write(name, checklist_markdown(name, facts))
+    for scored in (facts.scored, *facts.external):
+        if scored.missing:
+            name = scored.published.data.version.dataset
+            notes.append(f"No subgroups of {name} by {', '.join(scored.missing)}: no header has a value.")
     write(SCORES_FILE, _json(scores_document(facts)))
     write(ENVIRONMENT_FILE, _json(environment(facts)))
     for one in facts.networks:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from ichx.evaluation.choices import Tta
+
     Report = Callable[[str, int, int], None]
 
 SHOWN: Final = 6
@@ -141,6 +143,13 @@ def describe_ensemble(project: Project, report: "Report", number: int) -> dict[s
         "folds": list(model.folds),
         "k": model.k,
     }
+
+
+def score_experiment(project: Project, report: "Report", number: int, tta: "Tta") -> dict[str, Any]:
+    """Return the scores of an experiment with their intervals, by fold and label, as `score_tables`."""
+    from ichx.evaluation.scorecard import fold_scorecard
+
+    return score_tables(fold_scorecard(project, number, tta))
 
 
 def score_ensemble(project: Project, report: "Report", number: int) -> dict[str, Any]:
