@@ -194,6 +194,7 @@ def test_a_recipe_without_the_added_fields_loads() -> None:
         "label_smoothing",
         "study_pooling",
         "study_weight",
+        "study_start",
         "[ema]",
         "decay",
     )
