@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ichx.datasets.subgroups import UNKNOWN, group_names, reported_fields
+from ichx.datasets.subgroups import UNKNOWN, fields_with_values, group_names, reported_fields
 from ichx.errors import IchxError
 from ichx.evaluation.calibration_line import calibration_lines
 from ichx.evaluation.choices import check_tta
@@ -61,6 +61,8 @@ class ScoredPredictions:
     """Of `any`, per study."""
     calls: tuple[AppliedThreshold, ...]
     """What stored thresholds do; on an external dataset only."""
+    missing: tuple[str, ...] = ()
+    """Requested fields of subgroups that no slice has."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,6 @@ def card_facts(
 
     Raises:
         InvalidInputError: A field is unknown.
-        NotReadyError: No slice has a value of a field.
         CorruptFileError: The stored thresholds or recalibrations are damaged.
     """
     subject = published.subject
@@ -170,15 +171,18 @@ def scored_predictions(
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
         parts=part_scores(table, published.pooling),
     )
-    names = [
-        field
-        for field in fields or reported_fields(published.predicted.slices)
-        if fields or len(pd.unique(group_names(published.predicted.slices, field))) <= MAX_GROUPS
-    ]
+    with_groups = published.predicted.slices
+    names, missing = fields_with_values(with_groups, fields, required=False)
+    if not fields:
+        names = [
+            field
+            for field in reported_fields(with_groups)
+            if len(pd.unique(group_names(with_groups, field))) <= MAX_GROUPS
+        ]
     groups = subgroup_scores(published.predicted, names, label=ANY, unit="study", pooling=published.pooling)
     fitting = applicable(thresholds, tta=published.tta, average=published.average, pooling=published.pooling)
     calls = apply_thresholds(fitting, published.predicted)
-    return ScoredPredictions(published, card, tuple(groups), tuple(calls))
+    return ScoredPredictions(published, card, tuple(groups), tuple(calls), tuple(missing))
 
 
 def scores_document(facts: CardFacts) -> dict[str, Any]:
