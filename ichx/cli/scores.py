@@ -23,7 +23,7 @@ from ichx.cli.parameters import (
 )
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import known_fields, parse_fields, show_subgroups
-from ichx.cli.tables import print_table
+from ichx.cli.tables import format_bounds, print_table
 from ichx.formatting import format_interval, format_marks, format_value
 from ichx.text import format_count
 
@@ -81,7 +81,7 @@ def scores(
         find_subject(project, subject_number, ensemble=ensemble is not None)
         views, mean = tta or "none", average or "logit"
         if fields or reliability:
-            from ichx.evaluation.subject_oof import Subject
+            from ichx.evaluation.subject import Subject
             from ichx.evaluation.subject_predictions import subject_predictions
 
             predicted = subject_predictions(project, Subject(subject_number, ensemble is not None), views, mean)
@@ -257,6 +257,4 @@ def _positives(point: "LabelScores", count: int) -> str:
 
 
 def _format(found: "Interval") -> str:
-    if found.low is None or found.high is None:
-        return f"{format_value(found.value)}\n-"
-    return f"{format_value(found.value)}\n{found.low:.4f}-{found.high:.4f}"
+    return format_bounds(found, 5, bounds=4, joint="-")
