@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from ichx.cli.output import err, info, notice, print_json, warn
-from ichx.cli.placement import Placement, cluster_engine
+from ichx.cli.placement import Placement, PlacementOptions, cluster_engine
 from ichx.files import absolute_path
 from ichx.jobs.command_jobs import CommandCallbacks, CommandRequest, CommandResult, run_commands
 from ichx.signals import count_stop_signals, stop_exit_code
@@ -18,7 +18,7 @@ from ichx.text import escape, format_count
 if TYPE_CHECKING:
     from ichx.project import Project
 
-PLACEMENT_OPTIONS: Final = frozenset({"on", "detach", "cpus", "gpus", "memory", "time_limit", "engine_options"})
+PLACEMENT_OPTIONS: Final = frozenset(option.name for option in fields(PlacementOptions))
 """Parameters of commands that a job does not get."""
 
 PATH_TYPES: Final = frozenset({"path", "file", "directory"})

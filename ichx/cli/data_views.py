@@ -39,8 +39,8 @@ def print_added(added: "AddReport") -> None:
         info(f"Next: `ichx evaluate NUMBER --dataset {version.dataset}` scores an experiment on it; it has no folds.")
     elif version.summary.get("label_counts", {}).get("groups"):
         info(
-            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}` with "
-            "`--set stage.NAME.sampling=grouped --set stage.NAME.per_study=16` for each stage NAME of the recipe."
+            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset} "
+            "--set 'stage.*.sampling=grouped' --set 'stage.*.per_study=16'`"
         )
     elif shares:
         info(

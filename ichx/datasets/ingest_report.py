@@ -137,10 +137,14 @@ class IngestReport:
         for unit, by_label in counts.items():
             if unit == "level":
                 continue
-            what = "slices" if unit == "slices" else "series" if counts["level"] == "series" else "studies"
+            nouns = (
+                ("slice",)
+                if unit == "slices"
+                else {"series": ("series",) * 2}.get(counts["level"], ("study", "studies"))
+            )
             known = [f"{name} {c['known']:,} ({c['positive']:,} positive)" for name, c in by_label.items()]
             total = next(c["known"] + c["unknown"] for c in by_label.values())
-            self.inform(f"Known labels of {total:,} {what}: {', '.join(known)}.")
+            self.inform(f"Known labels of {format_count(total, *nouns)}: {', '.join(known)}.")
         one_sided = [name for name, c in counts["slices"].items() if c["known"] and c["positive"] == c["known"]]
         if one_sided and joined.groups is None:
             self.warn(
