@@ -17,9 +17,7 @@ from ichx.cli.parameters import (
     OwnTta,
     Pooling,
     Reliability,
-    check_ensemble_options,
-    check_subject,
-    find_subject,
+    parse_subject,
 )
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import known_fields, parse_fields, show_subgroups
@@ -73,18 +71,14 @@ def scores(
 
     Example: `ichx scores 6 --reliability --label any`
     """
-    subject_number, fields = check_subject(number, ensemble), parse_fields(by)
-    if ensemble is not None:
-        check_ensemble_options(tta=tta, average=average)
+    subject, fields = parse_subject(number, ensemble, tta=tta, average=average), parse_fields(by)
     with session() as project:
-        # report an unknown number before pandas is imported
-        find_subject(project, subject_number, ensemble=ensemble is not None)
+        subject.require(project)  # report an unknown number before pandas is imported
         views, mean = tta or "none", average or "logit"
         if fields or reliability:
-            from ichx.evaluation.subject import Subject
             from ichx.evaluation.subject_predictions import subject_predictions
 
-            predicted = subject_predictions(project, Subject(subject_number, ensemble is not None), views, mean)
+            predicted = subject_predictions(project, subject, views, mean)
             if fields:
                 _show_subgroups(predicted, fields, labels, pooling, as_csv=as_csv, as_json=as_json)
             else:
@@ -92,10 +86,10 @@ def scores(
             return
         from ichx.evaluation.scorecard import ensemble_scorecard, scorecard
 
-        if ensemble is not None:
-            card = ensemble_scorecard(project, ensemble, pooling=pooling)
+        if subject.ensemble:
+            card = ensemble_scorecard(project, subject.number, pooling=pooling)
         else:
-            card = scorecard(project, subject_number, tta=views, pooling=pooling, average=mean)
+            card = scorecard(project, subject.number, tta=views, pooling=pooling, average=mean)
     if as_json:
         print_json(card)
         return
