@@ -54,7 +54,7 @@ def fast(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """Run the test suite, measure each test and rewrite `tests/slow_tests.txt`."""
-    _python(session, "pytest", "-q", env={"RECORD_SLOW_TESTS": "1"})
+    _python(session, "pytest", "-q", *PARALLEL, env={"RECORD_SLOW_TESTS": "1"})
 
 
 @nox.session

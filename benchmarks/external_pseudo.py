@@ -24,6 +24,7 @@ from ichx.experiments.register import ExperimentRequest, new_experiments
 from ichx.experiments.run import run_experiment
 from ichx.inference.evaluate import evaluate_slices
 from ichx.inference.pseudo import PseudoRequest, create_pseudo_labels
+from ichx.inference.ready_model import ready_experiment
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import load_registry
 from ichx.project import Project
@@ -94,7 +95,8 @@ def _scores(folder: Path, scale: Scale) -> tuple[list[FloatArray], list[FloatArr
         create_pseudo_labels(project, request, callbacks=RunCallbacks())
         ensure_joint(project, "labelled+pseudo")
         both = _train(project, "labelled+pseudo", scale.epochs_of_both, scale.seeds, options)
-        evaluated = [evaluate_slices(project, n, "fresh", callbacks=RunCallbacks())[1] for n in (*alone, *both)]
+        models = [ready_experiment(project, n, None, print) for n in (*alone, *both)]
+        evaluated = [evaluate_slices(project, model, "fresh", callbacks=RunCallbacks())[1] for model in models]
     probabilities = [one.probabilities for one in evaluated]
     patients_of = evaluated[0].slices["patient"].to_numpy(object)
     return probabilities[: scale.seeds], probabilities[scale.seeds :], evaluated[0].labels, patients_of

@@ -25,10 +25,10 @@ from ichx.evaluation.decision_curve import decision_curve
 from ichx.evaluation.delong import auc_covariance, compare_areas
 from ichx.evaluation.kappa import cohen_kappa, fleiss_kappa
 from ichx.evaluation.label_rows import LabelRows
-from ichx.evaluation.operating_points import ThresholdRequest, chosen_threshold
 from ichx.evaluation.recalibration import fit_label
 from ichx.evaluation.reliability import reliability_curve
 from ichx.evaluation.subgroup_scores import Predicted, subgroup_scores
+from ichx.evaluation.threshold_choice import ThresholdRequest, chosen_threshold
 
 EXACT: Final = 1e-9
 SECONDS: Final = 60.0
@@ -91,7 +91,8 @@ def _thresholds(truth: npt.NDArray[np.bool_], p: npt.NDArray[np.float64], patien
     fpr, tpr, thresholds = roc_curve(truth, p, drop_intermediate=False)
     found, expected = [], []
     for rule, value in (("sensitivity", 0.95), ("specificity", 0.9)):
-        one = chosen_threshold(truth, p, ThresholdRequest("any", rule, value))  # type: ignore[arg-type]
+        one = chosen_threshold(LabelRows(truth, p, patients, patients), ThresholdRequest("any", rule, value))  # type: ignore[arg-type]
+        assert one is not None  # some row is called
         at = np.argmax(tpr >= value) if rule == "sensitivity" else np.flatnonzero(1 - fpr >= value)[-1]
         calls = call_scores(truth, p, patients, one, draws=DRAWS)
         found += [one, calls.sensitivity.value or 0, calls.specificity.value or 0]

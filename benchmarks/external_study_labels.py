@@ -28,6 +28,7 @@ from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference.evaluate import evaluate_slices
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
@@ -111,7 +112,8 @@ def _evaluate(root: Path, *, quick: bool) -> dict[str, Studies]:
             number = new_experiment(store, registry, request).number
             run_experiment(project, number, folds=[0], options=RunOptions(device="cpu"))
             options = InferenceOptions(folds=[0], device="cpu")
-            _, slices = evaluate_slices(project, number, "fresh", options, callbacks=RunCallbacks())
+            model = ready_experiment(project, number, options, print)
+            _, slices = evaluate_slices(project, model, "fresh", callbacks=RunCallbacks())
             studies = slices.slices["study"].to_numpy(object)
             found[name] = pool_studies(slices.labels, slices.probabilities, studies)
     return found

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ EDGE = 378
 SERVER_MS, USABLE_MS, DRAWN_MS, PREFETCHED_MS, FRAME_MS = 150.0, 1000.0, 50.0, 16.0, 1000 / 60
 EPOCH_SECONDS, MEMORY_MB, IDLE_PERCENT, SHARE, FIRST_BYTE_SECONDS = 2.0, 150.0, 1.0, 0.98, 1.5
 CLIENTS, SLICES_PER_SECOND = 20, 10.0
-BLOCK = 8
+BLOCK = 16
 """Slices of a request of the viewer; `BLOCK` of viewer_slices.js."""
 USABLE = """(function tick() {
   requestAnimationFrame(() => {
@@ -185,10 +185,8 @@ def measure_slices(bench: Bench) -> None:
         blocks = slice_requests(server)[0]
         for path, _ in blocks * 2:
             server.client.get(path).raise_for_status()  # warm: the files are in memory
-        used, count = server.processor_seconds(), 0
-        for path, slices in blocks * 8:
-            assert len(server.client.get(path).content) == slices * 2 * EDGE * EDGE
-            count += slices
+        used = server.processor_seconds()
+        size, count = sent_bytes(server, blocks * 8)
         processor = (server.processor_seconds() - used) / count
         for _ in range(1 if bench.quick else 8):
             with tab(bench.opened, server, WATCH) as page:
@@ -206,6 +204,9 @@ def measure_slices(bench: Bench) -> None:
         bench.add(f"next slice, {EDGE} px, {name}: drawn", [one["drawn"] for one in found], "ms", target)
         bench.add(f"next slice, {EDGE} px, {name}: frame painted", [one["painted"] for one in found], "ms")
     bench.add(f"a slice of a block, {EDGE} px: server, processor", [1000 * processor], "ms")
+    bench.add(
+        f"a slice of a block, {EDGE} px: sent", [size / 1000], "kB", baseline=f"{2e-3 * EDGE * EDGE:.0f} kB of HU"
+    )
     bench.add("change of the window: drawn", [one["drawn"] for one in windows], "ms", FRAME_MS)
     bench.add("change of the window: frames", [one["frames"] for one in windows], "", 1)
     bench.add(f"{len(windows)} changes of the window: requests", [len(requests)], "", 0)
@@ -228,7 +229,7 @@ def slice_requests(server: UiServer) -> list[list[tuple[str, int]]]:
     found = []
     for name in dict.fromkeys(part.partition('"')[0].partition("?")[0] for part in page.split('href="/studies/')[1:]):
         study = server.client.get(f"/api/studies/{name}").json()
-        query = [("size", max(study["pixels"]["sizes"])), ("v", study["pixels"]["version"])]
+        query = [("size", max(study["pixels"]["sizes"])), ("stored", 1), ("v", study["pixels"]["version"])]
         requests = []
         for series in study["series"]:
             ids = [one["id"] for one in series["slices"]]
@@ -237,6 +238,17 @@ def slice_requests(server: UiServer) -> list[list[tuple[str, int]]]:
                 requests.append((f"/api/pixels/viewed@1?{urlencode(query + block)}", len(block)))
         found.append(requests)
     return found
+
+
+def sent_bytes(server: UiServer, requests: list[tuple[str, int]]) -> tuple[float, int]:
+    """Return the bytes per slice that the server sends for `requests` of `slice_requests`, and the number of slices."""
+    received = count = 0
+    for path, slices in requests:
+        answer = server.client.get(path).raise_for_status()
+        assert all(answer.headers["X-Chunks"].split(",")), "a slice was decoded"
+        received += len(answer.content)
+        count += slices
+    return received / count, count
 
 
 def measure_epoch(bench: Bench) -> None:
@@ -308,21 +320,29 @@ def _idle_percent(server: UiServer, store: Store, run: int, seconds: float) -> f
 def measure_training(bench: Bench) -> None:
     """A run's images per second while clients scroll, compared with the same run without them, in turns.
 
-    The clients take a part of the cores themselves, so they also scroll on a server that only sends bytes.
+    The clients take a part of the cores themselves, so they also scroll on a server that only sends as many bytes. They
+    do not decode what they receive: they stand for browsers on other machines.
     """
     turns, seconds = (2, 3.0) if bench.quick else (15, 8.0)
-    with ui_server(bench.studies) as server, Training(bench.studies, "trained") as training, _bytes_server() as port:
+    with ExitStack() as stack:
+        server = stack.enter_context(ui_server(bench.studies))
+        studies = slice_requests(server)
+        size, _ = sent_bytes(server, [request for requests in studies for request in requests])
+        port = stack.enter_context(_bytes_server(round(size)))
+        training = stack.enter_context(Training(bench.studies, "trained"))
         wanted = {"cookie": server.cookie, "clients": CLIENTS, "rate": SLICES_PER_SECOND}
-        wanted |= {"host": "127.0.0.1", "studies": slice_requests(server)}
+        wanted |= {"host": "127.0.0.1", "studies": studies}
         load = _scrolling(wanted | {"port": int(server.origin.rpartition(":")[2])})
         load_bytes = _scrolling(wanted | {"port": port})
         alone, sent, shared, used, answers = [], [], [], [], []
+        seconds_used = 0.0
         for _ in range(turns):
             alone.append(training.pace(seconds, lambda: time.sleep(seconds)))
             sent.append(training.pace(seconds, lambda: load_bytes(seconds)))
             before = server.processor_seconds()
             shared.append(training.pace(seconds, lambda: answers.append(load(seconds))))
-            used.append(100 * (server.processor_seconds() - before) / seconds / (os.cpu_count() or 1))
+            seconds_used += (taken := server.processor_seconds() - before)
+            used.append(100 * taken / seconds / (os.cpu_count() or 1))
     slices = statistics.median(one["slices"] / seconds for one in answers)
     what = f"{CLIENTS} clients scroll"
     if min(*alone, *sent) > 0:
@@ -350,14 +370,16 @@ def measure_training(bench: Bench) -> None:
         print(f"Throughput: skipped. The machine is so busy that a run trained nothing in {seconds:g} s.", flush=True)
     # what the server takes from a run that uses all cores; a busy machine does not change it
     bench.add(f"{what}: processor of the server, of all cores", used, "%", 100 * (1 - SHARE))
+    per_slice = 1000 * seconds_used / sum(one["slices"] for one in answers)
+    bench.add(f"{what}: processor of the server, of a slice", [per_slice], "ms")
     bench.add(f"{what}: slices they receive", [slices], "/s")
     bench.add(f"{what}: time of a request of {BLOCK} slices", [1000 * one["seconds"] for one in answers], "ms")
 
 
 @contextmanager
-def _bytes_server() -> Iterator[int]:
-    """Yield the port of a server that only sends bytes."""
-    program = [sys.executable, str(Path(__file__).with_name("ui_bytes.py")), str(2 * EDGE * EDGE)]
+def _bytes_server(size: int) -> Iterator[int]:
+    """Yield the port of a server that only sends bytes, `size` for a slice."""
+    program = [sys.executable, str(Path(__file__).with_name("ui_bytes.py")), str(size)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield int(process.stdout.readline())

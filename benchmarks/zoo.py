@@ -26,6 +26,7 @@ from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
 from ichx.inference.export import TOLERANCE, ExportRequest, export_experiment
 from ichx.inference.predict import predict_files
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.phantom.dicom_files import write_phantom
 from ichx.plugins import Plugin, load_registry
@@ -138,7 +139,8 @@ def trained(project: Project, name: str, number: int, folds: list[int]) -> Itera
 def predicted(project: Project, name: str, number: int, folder: Path) -> Figure:
     """Predict the files of a test patient."""
     options = InferenceOptions(folds=[0], device="cpu")
-    found = predict_files(project, number, folder / "files" / "stage_2_test", options, callbacks=RunCallbacks())
+    model = ready_experiment(project, number, options, print)
+    found = predict_files(project, model, folder / "files" / "stage_2_test", callbacks=RunCallbacks())
     complete = found.predicted == len(found.slices) > 0
     return Figure(f"{name}, predicted", found.predicted, "slices", f"{len(found.slices)} files", "all", complete)
 

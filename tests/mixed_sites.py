@@ -13,7 +13,8 @@ PARTS = {"site-a": (1.0, False), "site-b": (0.5, False), "site-c": (1.0, True)}
 def mixed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a workspace with the datasets `site-a` (with masks), `site-b` and `site-c` and a mixture `mixed`."""
     from ichx.datasets.add import AddRequest, add_dataset
-    from ichx.datasets.mix import MixRequest, PartRequest, mix_datasets
+    from ichx.datasets.mix import mix_datasets
+    from ichx.datasets.mix_request import MixRequest, PartRequest
     from ichx.phantom.dicom_files import write_phantom
     from ichx.project import Project
     from ichx.store import open_store

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ichx.cache.verify import find_caches, foreign_caches
 from ichx.errors import StorageError
+from ichx.files import size_of
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -42,15 +43,15 @@ def dataset_artifacts(project: "Project", name: str) -> list[DatasetArtifact]:
     folder = project.workspace.root / "datasets" / name
     reviews = len(project.store.reviews(name))
     what = "catalog, folds" + (f", {format_count(reviews, 'review')}" if reviews else "")
-    artifacts = [DatasetArtifact(what, folder, _size(folder))]
-    artifacts += [DatasetArtifact("cache", cache, _size(cache)) for cache in sorted(caches)]
+    artifacts = [DatasetArtifact(what, folder, size_of(folder))]
+    artifacts += [DatasetArtifact("cache", cache, size_of(cache)) for cache in sorted(caches)]
     for number, files in predictions.items():
-        what, nbytes = format_count(len(files), "prediction"), sum(map(_size, files))
+        what, nbytes = format_count(len(files), "prediction"), sum(map(size_of, files))
         artifacts.append(DatasetArtifact(what, project.workspace.experiment_dir(number), nbytes, tuple(files)))
     for path in features:
         tables = tuple(file for file in (path, path.with_suffix(".json")) if file.exists())
         if tables:
-            artifacts.append(DatasetArtifact("features", path.parent, sum(map(_size, tables)), tables))
+            artifacts.append(DatasetArtifact("features", path.parent, sum(map(size_of, tables)), tables))
     return artifacts
 
 
@@ -75,9 +76,3 @@ def remove_dataset(project: "Project", name: str) -> None:
                 f"Dataset {name!r} is removed, but {path} cannot be deleted: {error.strerror or error}.",
                 "Delete it by hand.",
             ) from error
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
-    return path.lstat().st_size if path.exists() else 0

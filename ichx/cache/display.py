@@ -4,11 +4,11 @@ Reading needs neither the catalog nor pandas: rows are dicts of a `StudyIndex`.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,13 @@ from ichx.cache.mask_file import MaskCache, masks_path
 from ichx.cache.resize import crop_field, fit_mask, fit_square, pad_to_square
 from ichx.cache.verify import FoundCache, find_caches
 from ichx.ct.dicom import DicomDefectError
-from ichx.ct.geometry import head_centre, image_sides, shift_to_centre
+from ichx.ct.geometry import head_centre, shift_to_centre
+from ichx.datasets.image_sides import sides_of
 from ichx.datasets.mask_png import read_stored_mask
 from ichx.datasets.sources import locate_slice, read_source_slice
-from ichx.datasets.volumes import file_headers
-from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotReadyError
+from ichx.errors import ChangedDataError, CorruptFileError, IchxError, InvalidInputError, NotReadyError
 
+Read = TypeVar("Read")
 RECHECK_SECONDS: Final = 10.0
 """Time after which caches are searched again: one may have been built or removed."""
 SMALLEST, LARGEST = 16, 4096
@@ -42,6 +43,16 @@ class DisplayedSlice:
     """Row and column spacing of these pixels in mm."""
     centre: str
     """How the head was moved; see `CacheSpec`."""
+
+
+@dataclass(frozen=True)
+class StoredSlice:
+    """A slice as its cache stores it, to be decoded elsewhere."""
+
+    chunk: bytes
+    """See `ichx.cache.shards.pack`."""
+    spacing: tuple[float, float] | None
+    centre: str
 
 
 class DisplayCaches:
@@ -111,22 +122,37 @@ def read_displayed(cache: Cache | None, source: Path, row: Mapping[str, Any], si
         ChangedDataError: The file was changed, moved or removed.
     """
     if cache is not None:
-        reason = cache.defects.get(row["row"])
-        if reason is not None:
-            raise _undecodable(reason)
-        try:
-            hu = cache.read(row["row"])
-        except CorruptFileError as error:
-            raise CorruptFileError(
-                f"The cache of {cache.spec.size} px is damaged at this slice.", error.remedy
-            ) from error
-        shares = field_shares(row, cache.spec.field)
-        spacing = resized_spacing(row, cache.spec.size)
-        spacing = None if spacing is None else (spacing[0] * shares[0], spacing[1] * shares[1])
-        return DisplayedSlice(hu, spacing, cache.spec.centre)
+        hu = _read_cache(cache.read, cache, row)
+        return DisplayedSlice(hu, _cached_spacing(cache, row), cache.spec.centre)
     hu = decode(source, row)
     square = pad_to_square(hu) if size is None else fit_square(hu, size, "bilinear")
     return DisplayedSlice(np.ascontiguousarray(square), resized_spacing(row, square.shape[0]), "none")
+
+
+def read_stored(cache: Cache, row: Mapping[str, Any]) -> StoredSlice:
+    """Return a slice of `cache` without decoding it; raises like `read_displayed`."""
+    return StoredSlice(_read_cache(cache.read_chunk, cache, row), _cached_spacing(cache, row), cache.spec.centre)
+
+
+def _read_cache(read: Callable[[int], Read], cache: Cache, row: Mapping[str, Any]) -> Read:
+    """Return what `read` returns for the slice `row`."""
+    reason = cache.defects.get(row["row"])
+    if reason is not None:
+        raise _undecodable(reason)
+    try:
+        return read(row["row"])
+    except CorruptFileError as error:
+        problem = f"The cache of {cache.spec.size} px is damaged at this slice."
+        raise CorruptFileError(problem, error.remedy) from error
+
+
+def _cached_spacing(cache: Cache, row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the spacing in mm of the pixels of `cache`."""
+    spacing = resized_spacing(row, cache.spec.size)
+    if spacing is None or not cache.spec.field:
+        return spacing
+    shares = field_shares(row, cache.spec.field)
+    return spacing[0] * shares[0], spacing[1] * shares[1]
 
 
 def decode(source: Path, row: Mapping[str, Any]) -> npt.NDArray[np.int16]:
@@ -204,15 +230,9 @@ def patient_sides(source: Path, row: Mapping[str, Any]) -> dict[str, str] | None
     of sides.
     """
     try:
-        file = locate_slice(source, row)
-        if file.location.fingerprint() != (file.bytes, file.mtime_ns):
-            return None
-        with file.location.open() as handle:
-            headers = file_headers(handle)
-    except (OSError, DicomDefectError, ChangedDataError, CorruptFileError):
+        sides = sides_of(locate_slice(source, row))
+    except (OSError, IchxError):
         return None
-    header = next((one for one in headers if one.frame == file.frame), None)
-    sides = image_sides(None if header is None else header.orientation)
     return dict(zip(("left", "right"), sides, strict=True)) if sides else None
 
 

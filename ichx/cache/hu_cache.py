@@ -10,7 +10,7 @@ mixture has no shards: its `places.npy` has the part of each slice and the row i
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.cache.resize import INTERPOLATIONS
-from ichx.cache.shards import SHARD_ROWS, ShardFiles, unpack
+from ichx.cache.shards import SHARD_ROWS, ShardFiles, check_chunk, unpack
 from ichx.ct.dicom import DECODER_VERSION
 from ichx.errors import CorruptFileError
 from ichx.text import parse_json
@@ -140,24 +140,41 @@ class Cache:
             IndexError: The cache has no such row.
             CorruptFileError: The shard is damaged or missing.
         """
-        if not 0 <= row < self.n:
-            raise IndexError(f"row {row} of {self.n}")
         if out is None:
             out = np.empty(self._shape, np.int16)
         elif out.shape != self._shape or out.dtype != np.int16 or not out.flags.c_contiguous:
             raise ValueError(f"out must be contiguous int16 of {self.spec.size} x {self.spec.size}")
+        self._use_chunk(row, lambda chunk, checksum: unpack(chunk, checksum, out))
+        return out
+
+    def read_chunk(self, row: int) -> bytes:
+        """Return slice `row` as it is stored: a blosc2 chunk, whose checksum and size are verified.
+
+        Raises:
+            IndexError: The cache has no such row.
+            CorruptFileError: The shard is damaged or missing.
+        """
+        size = 2 * self.spec.size * self.spec.size
+        return self._use_chunk(row, lambda chunk, checksum: check_chunk(chunk, checksum, size))
+
+    def _use_chunk(self, row: int, use: Callable[[bytes, int], None]) -> bytes:
+        """Call `use` with the chunk of `row` and its checksum, and return the chunk; raises like `read`."""
+        if not 0 <= row < self.n:
+            raise IndexError(f"row {row} of {self.n}")
         if self.parts:
             number, place = self._places[row].tolist()
             part: Cache = self.parts[number]
-            return part.read(place, out)
+            return part._use_chunk(place, use)
         shard = row // self._shard_rows
         offset, length, checksum = self._places[row].tolist()
         if shard in self._local_shards:
             with suppress(OSError, ValueError, RuntimeError):  # removed or damaged: the cache itself is read
-                unpack(self._local_files.read(shard, offset, length), checksum, out)
-                return out
+                chunk = self._local_files.read(shard, offset, length)
+                use(chunk, checksum)
+                return chunk
         try:
-            unpack(self._files.read(shard, offset, length), checksum, out)
+            chunk = self._files.read(shard, offset, length)
+            use(chunk, checksum)
         except (OSError, ValueError, RuntimeError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise CorruptFileError(
@@ -165,7 +182,7 @@ class Cache:
                 f"Run `ichx data cache {self.folder.name.rsplit('-', 2)[0]} --verify` to remove damaged files. "
                 "The next use rebuilds them.",
             ) from error
-        return out
+        return chunk
 
 
 def cache_folder(cache_dir: Path, name: str, spec: CacheSpec, key: str) -> Path:

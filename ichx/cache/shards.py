@@ -64,8 +64,7 @@ class ShardFiles:
                 file = self._open[shard] = self._paths[shard].open("rb", buffering=0)
                 if len(self._open) > OPEN_SHARDS:
                     self._open.popitem(last=False)[1].close()
-            file.seek(offset)
-            return file.read(length)
+            return os.pread(file.fileno(), length, offset)
 
 
 def pack(image: npt.NDArray[np.int16]) -> bytes:
@@ -87,12 +86,17 @@ def pack(image: npt.NDArray[np.int16]) -> bytes:
     return chunk
 
 
-def unpack(chunk: bytes, checksum: int, out: npt.NDArray[np.int16]) -> None:
-    """Decompress `chunk` into `out`, contiguous int16. Raises `ValueError` or `RuntimeError` if it is damaged."""
+def check_chunk(chunk: bytes, checksum: int, unpacked_bytes: int) -> None:
+    """Raise `ValueError` if `chunk` is damaged, or does not unpack to as many bytes."""
     if _crc32(chunk) != checksum:
         raise ValueError("its checksum is wrong")
-    if int.from_bytes(chunk[_UNPACKED_BYTES], "little") != out.nbytes:
+    if int.from_bytes(chunk[_UNPACKED_BYTES], "little") != unpacked_bytes:
         raise ValueError("its size is wrong")
+
+
+def unpack(chunk: bytes, checksum: int, out: npt.NDArray[np.int16]) -> None:
+    """Decompress `chunk` into `out`, contiguous int16. Raises `ValueError` or `RuntimeError` if it is damaged."""
+    check_chunk(chunk, checksum, out.nbytes)
     if imagecodecs.BLOSC2.available:
         imagecodecs.blosc2_decode(chunk, numthreads=1, out=out.reshape(-1).view(np.uint8).data)
     else:

@@ -147,11 +147,7 @@ def _claim_file(path: Path) -> Path:
 
 def _is_claimed(path: Path) -> bool:
     """Return whether another process, or another thread of this one, holds the claim on `path`."""
-    file = _claim_file(path)
-    if not file.exists():
+    if not _claim_file(path).exists():
         return False
-    try:
-        with file_lock(file, wait=False):
-            return False
-    except BlockingIOError:
-        return True
+    with claim(path) as free:  # not the lock alone: a claim that ends just now would leave a new file
+        return not free

@@ -10,7 +10,7 @@ from ichx.cli.parameters import AsJson
 from ichx.cli.session import session
 
 if TYPE_CHECKING:
-    from ichx.datasets.mix import PartRequest
+    from ichx.datasets.mix_request import PartRequest
 
 
 def mix(
@@ -50,7 +50,8 @@ def mix(
 
     Example: `ichx data mix more --of rsna --of ours=0.5 --train-only bhsd`
     """
-    from ichx.datasets.mix import MixRequest, mix_datasets
+    from ichx.datasets.mix import mix_datasets
+    from ichx.datasets.mix_request import MixRequest
 
     parts = [_part(text, train_only=False, separate=separate or []) for text in of]
     parts += [_part(text, train_only=True, separate=separate or []) for text in train_only or ()]
@@ -83,7 +84,7 @@ def mix_parts(dataset: str, *, as_json: bool) -> None:
 
 def _part(text: str, *, train_only: bool, separate: list[str]) -> "PartRequest":
     """Return the part that e.g. `ours@2=0.5` names."""
-    from ichx.datasets.mix import PartRequest
+    from ichx.datasets.mix_request import PartRequest
 
     named, equals, weight = text.partition("=")
     name, at, number = named.partition("@")

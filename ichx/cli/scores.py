@@ -8,8 +8,8 @@ from ichx.cli.comparison_tables import print_reliability
 from ichx.cli.output import console, notice, print_csv, print_json
 from ichx.cli.parameters import AsCsv, AsJson, Average, By, Labels, Number, Pooling, Reliability, Tta
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import parse_fields, show_subgroups
-from ichx.cli.tables import print_table
+from ichx.cli.subgroup_tables import known_fields, parse_fields, show_subgroups
+from ichx.cli.tables import format_bounds, print_table
 from ichx.formatting import format_interval, format_marks, format_value
 from ichx.text import format_count
 
@@ -62,7 +62,7 @@ def scores(
             from ichx.evaluation.subgroup_scores import all_subgroup_scores, oof_predictions
 
             predicted = oof_predictions(project, number, tta=tta, average=average or "logit")
-            found = all_subgroup_scores(predicted, fields, labels or ["any"], pooling)
+            found = all_subgroup_scores(predicted, known_fields(predicted, fields), labels or ["any"], pooling)
             show_subgroups(found, as_csv=as_csv, as_json=as_json)
             return
         if reliability:
@@ -206,6 +206,4 @@ def _positives(point: "LabelScores", count: int) -> str:
 
 
 def _format(found: "Interval") -> str:
-    if found.low is None or found.high is None:
-        return f"{format_value(found.value)}\n-"
-    return f"{format_value(found.value)}\n{found.low:.4f}-{found.high:.4f}"
+    return format_bounds(found, 5, bounds=4, joint="-")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,40 +16,34 @@ from ichx.cli.parameters import (
     OptionalNumber,
     OwnTta,
     Pooling,
-    check_subject,
-    parse_label,
+    label_option,
+    parse_subject,
 )
 from ichx.cli.session import session
-from ichx.cli.tables import print_table
-from ichx.labels import ANY, LABELS
+from ichx.cli.tables import format_bounds, print_table
+from ichx.labels import ANY
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Interval
     from ichx.evaluation.call_scores import CallScores
-    from ichx.evaluation.operating_points import AppliedThreshold, ChosenThreshold, Rule, ThresholdRequest, Unit
+    from ichx.evaluation.operating_points import AppliedThreshold
+    from ichx.evaluation.subgroup_scores import Unit
+    from ichx.evaluation.threshold_choice import Rule, ThresholdRequest
+    from ichx.evaluation.threshold_file import ChosenThreshold
 
+OPTIMISTIC = "scores on the rows that chose the thresholds: expect lower ones elsewhere"
 HEADS = ("sensitivity", "specificity", "PPV", "NPV", "alarms %")
 
 
 def threshold(
     number: OptionalNumber = None,
     ensemble: EnsembleNumber = None,
-    label: Annotated[
-        str,
-        typer.Option(
-            "--label",
-            parser=parse_label,
-            metavar="LABEL",
-            autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
-            help="Label to call.",
-        ),
-    ] = ANY,
+    label: Annotated[str, label_option("Label to call.")] = ANY,
     sensitivity: Annotated[float | None, typer.Option("--sensitivity", help="Least sensitivity, e.g. 0.95.")] = None,
     specificity: Annotated[float | None, typer.Option("--specificity", help="Least specificity, e.g. 0.9.")] = None,
     cost: Annotated[
         float | None, typer.Option("--cost", help="Cost of a missed positive in false alarms; the least sum is chosen.")
     ] = None,
-    per: Annotated[str, typer.Option("--per", metavar="UNIT", help="What is called: study or slice.")] = "study",
+    per: Annotated[Literal["study", "slice"], typer.Option("--per", help="What is called: study or slice.")] = "study",
     tta: OwnTta = None,
     average: Average = None,
     pooling: Pooling = "max",
@@ -69,40 +63,35 @@ def threshold(
 
     Example: `ichx threshold 6 --prevalence 0.12`
     """
-    subject_number = check_subject(number, ensemble)
-    if per not in ("study", "slice"):
-        raise typer.BadParameter(f"Unknown unit {per!r}. Use study or slice.", param_hint="--per")
-    unit: Unit = "study" if per == "study" else "slice"
-    rules: dict[Rule, float] = {}
-    for name, value in (("sensitivity", sensitivity), ("specificity", specificity), ("cost", cost)):
-        if value is not None:
-            rules[name] = value  # type: ignore[index]
+    subject = parse_subject(number, ensemble)
+    unit: Unit = per
+    given: tuple[tuple[Rule, float | None], ...] = (
+        ("sensitivity", sensitivity),
+        ("specificity", specificity),
+        ("cost", cost),
+    )
+    rules = {name: value for name, value in given if value is not None}
     if len(rules) + remove + decision_curve > 1:
         raise typer.BadParameter("Use one of --sensitivity, --specificity, --cost, --decision-curve and --remove.")
     if prevalence is not None and (rules or remove or not 0 < prevalence < 1):
         raise typer.BadParameter("Use a share, e.g. 0.1, without a rule.", param_hint="--prevalence")
     with session() as project:
-        own_tta, own_average = None, None
+        own_tta, own_average, in_sample = None, None, False
         if ensemble is not None:
             blended = project.store.ensemble(ensemble)
             own_tta, own_average = blended.tta, blended.average
+            in_sample = blended.nested_score is None
             if tta not in (None, own_tta):
                 raise typer.BadParameter(f"Ensemble {ensemble} has tta {own_tta}.", param_hint="--tta")
             if average not in (None, own_average):
                 raise typer.BadParameter(f"Ensemble {ensemble} averages the {own_average}.", param_hint="--average")
         else:
-            project.store.experiment(subject_number)
+            subject.require(project)
         from ichx.evaluation.choices import check_average, check_tta
-        from ichx.evaluation.operating_points import (
-            Subject,
-            ThresholdRequest,
-            choose_threshold,
-            is_current,
-            remove_threshold,
-            stored_thresholds,
-        )
+        from ichx.evaluation.operating_points import choose_threshold
+        from ichx.evaluation.threshold_choice import ThresholdRequest
+        from ichx.evaluation.threshold_file import current_thresholds, remove_threshold, stored_thresholds
 
-        subject = Subject(subject_number, ensemble is not None)
         views = check_tta(own_tta or tta or "none")
         mean = check_average(own_average or average or "logit")
         if remove:
@@ -116,6 +105,10 @@ def threshold(
             ((rule, value),) = rules.items()
             request = ThresholdRequest(label, rule, value, unit, views, mean, pooling)
             chosen, replaced = choose_threshold(project, subject, request)
+            if in_sample:
+                warn(
+                    f"The predictions of {subject} are in-sample, as it has one fold: the threshold is too optimistic."
+                )
             if as_json:
                 print_json({"chosen": chosen, "replaced": replaced})
                 return
@@ -136,21 +129,20 @@ def threshold(
             return
         stored = stored_thresholds(project, subject)
         if prevalence is not None:
-            from ichx.evaluation.subject_predictions import thresholds_at
+            from ichx.evaluation.operating_points import thresholds_at
 
             applied = thresholds_at(project, subject, stored, prevalence)
             if as_json:
                 print_json(applied)
             else:
-                print_calls(f"{subject}: stored thresholds on its OOF predictions", applied, prevalence)
+                print_calls(f"{subject}: stored thresholds on its OOF predictions", applied, prevalence, OPTIMISTIC)
             return
-        current = [is_current(project, subject, one) for one in stored]
+        current = current_thresholds(project, subject, stored)
     if as_json:
         print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])
         return
     if not stored:
-        of = f"--ensemble {subject_number}" if ensemble is not None else str(subject_number)
-        info(f"No threshold is stored. Choose one: `ichx threshold {of} --label any --sensitivity 0.95`.")
+        info(f"No threshold is stored. Choose one: `ichx threshold {subject.argument} --label any --sensitivity 0.95`.")
         return
     print_thresholds(f"{subject}: thresholds, with scores on its OOF predictions", stored)
     for one, same in zip(stored, current, strict=True):
@@ -173,11 +165,13 @@ def describe_rule(request: "ThresholdRequest") -> str:
 
 def print_thresholds(title: str, stored: Sequence["ChosenThreshold"]) -> None:
     """Print thresholds with their rule, interval and scores on OOF predictions."""
+    from ichx.evaluation.bootstrap import Interval
+
     rows = [
         (
             f"{one.request.label}, {one.request.unit}",
             describe_rule(one.request),
-            f"{one.threshold:.4f}\n{_bounds(one.low, one.high, 4)}",
+            format_bounds(Interval(one.threshold, one.low, one.high, None), 4, joint="-"),
             *call_cells(one.calls),
         )
         for one in stored
@@ -185,8 +179,8 @@ def print_thresholds(title: str, stored: Sequence["ChosenThreshold"]) -> None:
     print_table(title, ("label", "rule", "threshold", *HEADS), rows, split=True, caption=_caption(stored))
 
 
-def print_calls(title: str, found: Sequence["AppliedThreshold"], prevalence: float | None) -> None:
-    """Print what stored thresholds do on other data."""
+def print_calls(title: str, found: Sequence["AppliedThreshold"], prevalence: float | None, note: str = "") -> None:
+    """Print what stored thresholds do on some data; `note` is added below."""
     rows = [
         (
             f"{one.chosen.request.label}, {one.chosen.request.unit}",
@@ -196,30 +190,17 @@ def print_calls(title: str, found: Sequence["AppliedThreshold"], prevalence: flo
         )
         for one in found
     ]
-    at = "" if prevalence is None else f"PPV, NPV and alarms at a prevalence of {prevalence:g}"
-    print_table(title, ("label", "rule on OOF", "threshold", *HEADS), rows, split=True, caption=at)
+    at = [] if prevalence is None else [f"PPV, NPV and alarms at a prevalence of {prevalence:g}"]
+    caption = "; ".join([*at, *([note] if note else [])])
+    print_table(title, ("label", "rule on OOF", "threshold", *HEADS), rows, split=True, caption=caption)
 
 
 def call_cells(calls: "CallScores") -> tuple[str, ...]:
     """Return the cells of `HEADS`."""
-    rates = (
-        calls.sensitivity,
-        calls.specificity,
-        calls.positive_predictive_value,
-        calls.negative_predictive_value,
-    )
-    return (*(_cell(one) for one in rates), _cell(calls.alarms, 1))
-
-
-def _cell(found: "Interval", digits: int = 3) -> str:
-    value = "-" if found.value is None else f"{found.value:.{digits}f}"
-    return f"{value}\n{_bounds(found.low, found.high, digits)}"
-
-
-def _bounds(low: float | None, high: float | None, digits: int) -> str:
-    return "-" if low is None or high is None else f"{low:.{digits}f}-{high:.{digits}f}"
+    *rates, alarms = calls.rates
+    return (*(format_bounds(one, joint="-") for one in rates), format_bounds(alarms, 1, joint="-"))
 
 
 def _caption(stored: Sequence["ChosenThreshold"]) -> str:
     kinds = dict.fromkeys(f"tta {one.request.tta}, {one.request.average} mean" for one in stored)
-    return "; ".join(kinds)
+    return f"{'; '.join(kinds)}; {OPTIMISTIC}"

@@ -1,13 +1,10 @@
 """Adding a version of a dataset to the workspace. Versions are read in `dataset`."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.attached_masks import attached_volume_masks
@@ -16,37 +13,38 @@ from ichx.datasets.catalog import (
     catalog_digest,
     label_digest,
     usable_slices,
-    write_catalog,
-    write_parquet,
 )
-from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, SAMPLE_FILE, folds_file, load_dataset
+from ichx.datasets.dataset import DEFAULT_FOLDS, load_dataset
 from ichx.datasets.file_ids import with_file_ids
-from ichx.datasets.folds import assign_folds, fold_digest, rare_labels
+from ichx.datasets.folds import fold_digest
 from ichx.datasets.formats.contract import FormatContents
 from ichx.datasets.formats.registry import read_format
-from ichx.datasets.id_matching import IdMatch, match_images
+from ichx.datasets.id_matching import match_images
 from ichx.datasets.identity import GroupBy
 from ichx.datasets.ingest import ProgressCallback, scan_source
 from ichx.datasets.ingest_report import IngestReport
-from ichx.datasets.label_csv import SampleTable, read_sample
+from ichx.datasets.label_csv import read_sample
 from ichx.datasets.label_sheet import SheetColumns
 from ichx.datasets.label_table import LabelTable
-from ichx.datasets.mask_png import MASKS_FILE
 from ichx.datasets.masks import read_masks
+from ichx.datasets.new_folds import new_folds
 from ichx.datasets.new_version import check_name, require_usable_slices, store_version
 from ichx.datasets.overlap import IDENTITY_FILE, find_overlaps, identity_keys
+from ichx.datasets.prepared_version import PreparedVersion
 from ichx.datasets.requested_labels import join_requested_labels, read_label_file
+from ichx.datasets.sample_counts import sample_counts
 from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
 from ichx.datasets.series_selection import select_series
 from ichx.datasets.study_flags import studies_of_format, table_summary
-from ichx.datasets.study_labels import STUDY_LABELS_FILE, possible_labels, with_study_labels
+from ichx.datasets.study_labels import with_study_labels
 from ichx.datasets.summary import summarize
+from ichx.datasets.unscored_labels import with_unscored_labels
 from ichx.datasets.version_changes import add_acquisition, version_changes
 from ichx.datasets.volume_mask_store import store_volume_masks
 from ichx.errors import ConflictError, InvalidInputError
 from ichx.files import absolute_path, printable_path
 from ichx.store import DatasetVersion, FoldDraft, Store, VersionDraft
-from ichx.text import format_count, format_examples
+from ichx.text import format_examples
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -115,39 +113,6 @@ class CheckReport:
     """See `DatasetVersion.summary`."""
     messages: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What a version consists of."""
-
-    source: Path
-    """What was scanned: `AddRequest.source`, or the folder in it that has the slices."""
-    catalog: pd.DataFrame
-    slices: pd.DataFrame
-    labelled: bool
-    summary: dict[str, Any]
-    study_labels: pd.DataFrame | None
-    folds: npt.NDArray[np.int16] | None
-    masks: pd.DataFrame | None
-    sample: SampleTable | None
-    tables: Mapping[str, pd.DataFrame]
-    """Further tables by the name of their file: `ichx.datasets.overlap`, `reader_labels` and `study_flags`."""
-
-    def write(self, folder: Path) -> None:
-        """Write the version's files to `folder`."""
-        write_catalog(self.catalog, folder / CATALOG_FILE)
-        for file, table in self.tables.items():
-            write_parquet(table, folder / file)
-        if self.folds is not None:
-            by_patient = pd.DataFrame({"patient": self.slices["patient"], "fold": self.folds}).drop_duplicates()
-            write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
-        if self.study_labels is not None:
-            write_parquet(self.study_labels, folder / STUDY_LABELS_FILE)
-        if self.masks is not None:
-            write_parquet(self.masks, folder / MASKS_FILE)
-        if self.sample is not None:
-            pd.DataFrame({"ID": self.sample.ids, "Label": 0.5}).to_csv(folder / SAMPLE_FILE, index=False)
 
 
 def add_dataset(project: "Project", request: AddRequest, *, progress: ProgressCallback | None = None) -> AddReport:
@@ -232,7 +197,7 @@ def _check_request(store: Store, request: AddRequest) -> None:
 
 def _prepare(
     project: "Project", request: AddRequest, report: IngestReport, progress: ProgressCallback | None
-) -> _Prepared:
+) -> PreparedVersion:
     """Read everything that `request` names, and report it."""
     tables = [*([read_label_file(request.labels, request.columns)] if request.labels else []), *request.label_tables]
     sample = read_sample(request.sample) if request.sample else None
@@ -258,6 +223,7 @@ def _prepare(
         catalog = joined.catalog
     study_labels = None if joined is None else joined.groups
     known = catalog if study_labels is None else with_study_labels(catalog, study_labels)
+    known = with_unscored_labels(known)
     slices = usable_slices(known)
     summary = summarize(known) | counts | {"keep_ids": request.keep_ids}
     if request.group_by != "patient":
@@ -271,7 +237,7 @@ def _prepare(
         summary |= joined.summary(slices)
     if sample is not None and request.sample is not None:
         sample_match = match_images(catalog, sample.images, request.sample)
-        summary["sample"] = _sample_counts(sample, sample_match, len(slices))
+        summary["sample"] = sample_counts(sample, sample_match, len(slices))
         report.add_sample(summary["sample"], sample_match)
     masks = None
     if volume_masks is not None:
@@ -286,8 +252,10 @@ def _prepare(
     tables_of = {IDENTITY_FILE: _find_overlaps(project, request, scan, catalog, report)}
     for file, (name, found_table) in studies_of_format(contents, catalog, scan, report).items():
         tables_of[file], summary[name] = found_table, table_summary(found_table)
-    folds = _assign_folds(slices, request, report) if joined is not None and request.folds else None
-    return _Prepared(
+    folds = None
+    if joined is not None and request.folds:
+        folds = new_folds(slices, request.folds, request.fold_seed, report)
+    return PreparedVersion(
         source, catalog, slices, joined is not None, summary, study_labels, folds, masks, sample, tables_of
     )
 
@@ -325,27 +293,7 @@ def _select_series(
     return catalog, {"series_selection": selection.to_dict(rules)}
 
 
-def _assign_folds(slices: pd.DataFrame, request: AddRequest, report: IngestReport) -> npt.NDArray[np.int16]:
-    patients, labels = slices["patient"].to_numpy(object), possible_labels(slices)
-    if (count := slices["patient"].nunique()) < request.folds:
-        studies = slices["study"].nunique()
-        ways = [f"use `--folds {count}` or fewer"] if count > 1 else []
-        if studies > count:
-            ways.append(f"use `--group-by study` if the PatientIDs are placeholders ({studies:,} studies)")
-        ways.append("use `--folds 0` for a dataset that is only used for evaluation")
-        remedy = ", or ".join(ways)
-        raise InvalidInputError(
-            f"Cannot split {format_count(count, 'patient')} into {request.folds} folds.",
-            f"{remedy[0].upper()}{remedy[1:]}.",
-        )
-    folds = assign_folds(slices["slice_id"].to_numpy(object), patients, labels, request.folds, request.fold_seed)
-    if rare := rare_labels(patients, labels, request.folds):
-        listed = ", ".join(f"{label} ({count})" for label, count in rare.items())
-        report.warn(f"Labels positive in fewer than {request.folds} patients, missing in some folds: {listed}.")
-    return folds
-
-
-def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
+def _draft(request: AddRequest, prepared: PreparedVersion) -> VersionDraft:
     slices = prepared.slices
     folds: tuple[FoldDraft, ...] = ()
     if prepared.folds is not None:
@@ -365,15 +313,3 @@ def _draft(request: AddRequest, prepared: _Prepared) -> VersionDraft:
         summary=prepared.summary,
         folds=folds,
     )
-
-
-def _sample_counts(sample: SampleTable, match: IdMatch, slices: int) -> dict[str, Any]:
-    return {
-        "ids": len(sample.ids),
-        "images": len(sample.images),
-        "by": match.by,
-        "digest": hashlib.sha256("\n".join(sample.ids).encode()).hexdigest()[:16],
-        "absent": match.absent,
-        "defective": match.defective,
-        "not_asked": slices - int((match.image >= 0).sum()),
-    }

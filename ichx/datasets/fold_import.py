@@ -25,6 +25,7 @@ from ichx.datasets.folds import Leak, find_leaks, fold_digest
 from ichx.datasets.id_matching import COLUMN_NAMES, spell_like
 from ichx.datasets.ingest import file_stem
 from ichx.datasets.new_version import NAME_REMEDY, check_name, store_version
+from ichx.datasets.pseudo_parts import check_imported_folds
 from ichx.datasets.summary import prevalences, summarize_folds
 from ichx.errors import ConflictError, InvalidInputError
 from ichx.files import write_with
@@ -80,7 +81,7 @@ def import_folds(
 
     Raises:
         LeakyFoldsError: The folds split patients, and leaks are not allowed.
-        ConflictError: The dataset has no labels.
+        ConflictError: The dataset has no labels, or the folds do not suit its pseudo-labels.
         InvalidInputError: The name or the file is invalid, ids are unknown, or slices have no fold.
     """
     version = project.store.version(dataset)
@@ -96,6 +97,7 @@ def import_folds(
     folds = table.folds[match.row]
     if train_only := int((folds == TRAIN_ONLY).sum()):
         messages.append(f"{format_count(train_only, 'slice')} train in every fold and are scored in none (fold -1).")
+    check_imported_folds(project, version, table.k, slices, folds)
     ids = slices["slice_id"].to_numpy(object)
     leaks = find_leaks(ids, slices["patient"].to_numpy(object), folds)
     warnings = []

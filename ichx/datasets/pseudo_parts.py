@@ -1,6 +1,7 @@
 """Pseudo-labels in mixtures: what a mixture records of them, and whether its folds are those of their networks."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pandas as pd
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.fold_labels import PSEUDO, PSEUDO_PARTS, TRANSDUCTIVE
 from ichx.datasets.fold_numbers import TRAIN_ONLY
+from ichx.datasets.mixture import PART
+from ichx.datasets.overlap import load_identity
 from ichx.errors import ConflictError
 from ichx.text import format_count, format_examples
 
@@ -46,21 +49,53 @@ def pseudo_versions(project: "Project", version: "DatasetVersion") -> "list[Data
     return [project.store.version(p["dataset"], p["number"]) for p in parts if p["dataset"] in names]
 
 
-def check_pseudo_folds(
-    project: "Project",
-    versions: "Iterable[DatasetVersion]",
-    k: int,
-    slices: pd.DataFrame,
-    folds: npt.NDArray[np.int16],
+@dataclass(frozen=True)
+class AssignedFolds:
+    """The folds of a mixture, or of another version that trains on pseudo-labels."""
+
+    k: int
+    slices: pd.DataFrame
+    """Rows of its catalog, `(N,)`."""
+    folds: npt.NDArray[np.int16]
+    """Their folds, `(N,)`."""
+    identity: pd.DataFrame
+    """Hashes of ids by which its patients are recognized, see `ichx.datasets.overlap`."""
+
+
+def check_imported_folds(
+    project: "Project", version: "DatasetVersion", k: int, slices: pd.DataFrame, folds: npt.NDArray[np.int16]
 ) -> None:
-    """Raise `ConflictError` unless each fold of a mixture has the patients of that fold of the pseudo-labels' networks.
+    """Raise `ConflictError` unless imported folds of `version` suit its pseudo-labels, if it has some.
 
     Args:
         project: The open project.
-        versions: The parts.
-        k: Number of folds of the mixture.
+        version: The version that gets the folds.
+        k: Their number.
         slices: Rows of its catalog, `(N,)`.
         folds: Their folds, `(N,)`.
+    """
+    pseudo = pseudo_versions(project, version)
+    if not pseudo:
+        return
+    labelled = np.asarray(slices[PART].isin([one.dataset for one in pseudo]), bool)
+    if PSEUDO in version.summary:
+        labelled[:] = True
+    if scored := slices["slice_id"].to_numpy(object)[labelled & (folds != TRAIN_ONLY)].astype(str).tolist():
+        raise ConflictError(
+            f"{format_count(len(scored), 'slice')} with pseudo-labels would be scored"
+            f"{format_examples(scored, len(scored))}.",
+            f"Give them the fold {TRAIN_ONLY}: they train in every fold and are scored in none.",
+        )
+    check_pseudo_folds(project, pseudo, AssignedFolds(k, slices, folds, load_identity(project.workspace, version)))
+
+
+def check_pseudo_folds(project: "Project", versions: "Iterable[DatasetVersion]", assigned: AssignedFolds) -> None:
+    """Raise `ConflictError` unless each fold has the patients of that fold of the pseudo-labels' networks.
+
+    Args:
+        project: The open project.
+        versions: The parts of a mixture.
+        assigned: Its folds.
     """
     for version in versions:
         if PSEUDO not in version.summary:
@@ -71,43 +106,49 @@ def check_pseudo_folds(
             f"Mix with {trained['dataset']} and its folds {trained['fold_set']}, or create the labels by an experiment "
             "on the folds of this mixture."
         )
-        if origin["folds"] != k:
+        if origin["folds"] != assigned.k:
             raise ConflictError(
-                f"The pseudo-labels {version.dataset} are by {by} with {origin['folds']} folds; the mixture has {k}.",
+                f"The pseudo-labels {version.dataset} are by {by} with {origin['folds']} folds, not {assigned.k}.",
                 remedy,
             )
-        known, differs = different_folds(project, origin, slices, folds)
+        known, differs = different_folds(project, origin, assigned)
         if differs:
             count = f"{len(differs):,} of {format_count(known, 'labelled slice')}"
             raise ConflictError(
-                f"{count} are in another fold than in the training of {by}, whose predictions {version.dataset} is"
-                f"{format_examples(differs, len(differs))}. Its labels of a fold would know patients that the fold "
-                "validates on.",
+                f"{count} are of patients in another fold than in the training of {by}, whose predictions "
+                f"{version.dataset} is{format_examples(differs, len(differs))}. Its labels of a fold would know "
+                "patients that the fold validates on.",
                 remedy,
             )
 
 
-def different_folds(
-    project: "Project", origin: Mapping[str, Any], slices: pd.DataFrame, folds: npt.NDArray[np.int16]
-) -> tuple[int, list[str]]:
-    """Compare the folds of labelled slices with those in the training of the networks behind pseudo-labels.
+def different_folds(project: "Project", origin: Mapping[str, Any], assigned: AssignedFolds) -> tuple[int, list[str]]:
+    """Compare the folds of patients with those in the training of the networks behind pseudo-labels.
+
+    Patients are the same if a slice or an id is, so that other files of a patient count, too.
 
     Args:
         project: The open project.
         origin: What is recorded of the labels.
-        slices: Rows of the catalog of an experiment, `(N,)`.
-        folds: Their folds, `(N,)`.
+        assigned: The folds of an experiment.
 
     Returns:
-        The number of slices that both trainings have, and the ids of those in different folds.
+        The number of scored slices of patients that both trainings have, and the ids of those in different folds.
     """
     trained = origin["trained_on"]
     version = project.store.version(trained["dataset"], trained["version"])
     before = load_version(project.workspace, version).slices
-    assigned = load_folds(project.workspace, version, version.fold_set(trained["fold_set"]), before)
-    rows = pd.Index(before["slice_id"]).get_indexer(pd.Index(slices["slice_id"]))
-    known = (rows >= 0) & (folds != TRAIN_ONLY)
-    known[known] = assigned[rows[known]] != TRAIN_ONLY
-    differs = known.copy()
-    differs[known] = assigned[rows[known]] != folds[known]
-    return int(known.sum()), slices["slice_id"].to_numpy(object)[differs].astype(str).tolist()
+    folds = load_folds(project.workspace, version, version.fold_set(trained["fold_set"]), before)
+    slices, scored = assigned.slices, assigned.folds > TRAIN_ONLY
+    of_slices = pd.DataFrame({"slice_id": before["slice_id"], "patient_before": before["patient"], "before": folds})
+    of_slices = of_slices[folds > TRAIN_ONLY]
+    now = pd.DataFrame({"slice_id": slices["slice_id"], "patient": slices["patient"], "now": assigned.folds})[scored]
+    by_slice = now.merge(of_slices, on="slice_id")[["patient", "now", "before"]]
+    known = load_identity(project.workspace, version).rename(columns={"patient": "patient_before"})
+    same = assigned.identity.merge(known, on=["kind", "key"])[["patient", "patient_before"]].drop_duplicates()
+    by_id = same.merge(of_slices[["patient_before", "before"]].drop_duplicates(), on="patient_before")
+    by_id = by_id.merge(now[["patient", "now"]].drop_duplicates(), on="patient")[["patient", "now", "before"]]
+    pairs = pd.concat([by_slice, by_id], ignore_index=True).drop_duplicates()
+    wrong = pairs["patient"][pairs["now"] != pairs["before"]]
+    differs = now["slice_id"][now["patient"].isin(wrong)]
+    return int(now["patient"].isin(pairs["patient"]).sum()), differs.astype(str).tolist()

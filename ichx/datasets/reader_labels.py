@@ -5,7 +5,6 @@ version itself, e.g. the majority, are in its catalog. Agreement is computed in 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -13,7 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.errors import CorruptFileError, InvalidInputError
-from ichx.files import atomic_write
 from ichx.labels import LABELS
 from ichx.text import format_count, format_examples
 
@@ -88,17 +86,6 @@ def check_reader_labels(table: pd.DataFrame) -> ReaderLabels:
             grid[rows, columns] = values[of]
             found[label] = grid
     return ReaderLabels(studies, readers, found)
-
-
-def write_reader_labels(folder: Path, table: pd.DataFrame) -> Path:
-    """Write the labels of readers into the `folder` of a version. Raises like `check_reader_labels`."""
-    check_reader_labels(table)
-    path = folder / READERS_FILE
-    kept = table[list(COLUMNS)].dropna(subset=["study", "reader", "label"])
-    texts = {name: kept[name].astype(str) for name in COLUMNS[:3]}
-    with atomic_write(path, "the readers' labels") as draft:
-        kept.assign(**texts, value=pd.to_numeric(kept["value"])).to_parquet(draft, index=False)
-    return path
 
 
 def read_reader_labels(workspace: "Workspace", version: "DatasetVersion") -> ReaderLabels | None:

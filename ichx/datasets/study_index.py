@@ -33,6 +33,8 @@ ASSUMED: Final = ("window_missing", "intercept_repaired")
 """Assumptions that have a column in a catalog."""
 GEOMETRY: Final = ("rows", "columns", "spacing_row", "spacing_column", "pos_z", "position", "step")
 FILE: Final = ("file", "bytes", "mtime_ns", "frame")
+CACHED: Final = ("row", "rows", "columns", "spacing_row", "spacing_column")
+"""What the pixels of a slice in a cache depend on."""
 NO_FOLD, SEVERAL_FOLDS = -3, -2
 """Next to `ichx.datasets.fold_numbers.TRAIN_ONLY`, -1."""
 
@@ -111,6 +113,8 @@ class StudyIndex:
         self.studies = _map(folder / STUDIES_FILE)
         """One row per study: `study`, `patient`, `first`, `slices`, `series`, a count of positive slices per label
         (-1 if none is known to be positive and some are unknown), `fold`, `flags`, `scanner`, `masks`."""
+        self._ids = self._slices["slice_id"]
+        self._cached = self._slices.select(list(CACHED))
         self._excluded = _map(folder / EXCLUDED_FILE)
         self._by_id = np.load(folder / BY_ID_FILE, mmap_mode="r")
         self._place = {study: place for place, study in enumerate(self.studies["study"].to_pylist())}
@@ -145,9 +149,23 @@ class StudyIndex:
         found = self._slices.slice(place, 1).to_pylist()[0]
         return {**found, "study": self.studies["study"][found["study"]].as_py()}
 
+    def cached_slices(self, slice_ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        """Return `CACHED` of slices, None for those that are not there.
+
+        It is fast for slices that are next to each other in a series.
+        """
+        near: dict[str, dict[str, Any]] = {}
+        reach = len(slice_ids) - 1
+        for slice_id in slice_ids:
+            if slice_id not in near and (place := self.place(slice_id)) is not None:
+                first = max(0, place - reach)
+                ids, rows = (one.slice(first, place + reach + 1 - first) for one in (self._ids, self._cached))
+                near.update(zip(ids.to_pylist(), rows.to_pylist(), strict=True))
+        return [near.get(slice_id) for slice_id in slice_ids]
+
     def place(self, slice_id: str) -> int | None:
         """Return the place of a slice in the index, which is sorted by study; None if it is not there."""
-        ids, low, high = self._slices["slice_id"], 0, self.n
+        ids, low, high = self._ids, 0, self.n
         while low < high:
             middle = (low + high) // 2
             if ids[int(self._by_id[middle])].as_py() < slice_id:

@@ -21,8 +21,9 @@ from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.fold_labels import read_fold_labels, training_label_digest
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
+from ichx.datasets.overlap import load_identity
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
-from ichx.datasets.pseudo_parts import pseudo_versions
+from ichx.datasets.pseudo_parts import AssignedFolds, pseudo_versions
 from ichx.errors import IchxError
 from ichx.evaluation.checks import Check, Checks, UnknownError, WrongError
 from ichx.evaluation.choices import Tta, views_of
@@ -173,7 +174,9 @@ class _Auditor(Checks):
         found = PseudoAudit(self.project, version)
         self.check(f"{version.dataset} labels", found.unscored, slices, folds)
         self.check(f"{version.dataset} patients", found.patients, self.version, slices, folds)
-        self.check(f"{version.dataset} folds", found.same_folds, slices, folds)
+        identity = load_identity(self.workspace, self.version)
+        assigned = AssignedFolds(self.fold_set.k, slices, folds, identity)
+        self.check(f"{version.dataset} folds", found.same_folds, assigned)
         for fold in range(self.fold_set.k):
             self.check(f"{version.dataset} fold {fold}", found.fold, fold)
 

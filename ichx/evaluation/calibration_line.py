@@ -23,6 +23,8 @@ Z: Final = 1.959963984540054
 """Of a 95 % interval."""
 STEPS: Final = 100
 TOLERANCE: Final = 1e-12
+CONVERGED: Final = 1e-6
+"""Largest relative step after `STEPS` at which the likelihood is taken to have a maximum."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ def _fit(
             return None
         if np.abs(scale * step).max() < TOLERANCE * max(1.0, np.abs(beta).max()):
             break
+    else:
+        if np.abs(step).max() > CONVERGED * max(1.0, np.abs(beta).max()):
+            return None  # some rows separate the classes: the slope grows without bound
     p = expit(design @ beta + offset)
     information = (design * (p * (1 - p))[:, None]).T @ design
     groups = int(codes.max()) + 1

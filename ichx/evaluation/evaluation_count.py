@@ -1,4 +1,4 @@
-"""Counts how often the labels of a test set or external dataset were used to score predictions.
+"""Counts how often the labels of a test set or external dataset were used to score or recalibrate predictions.
 
 Each look at test labels invites a choice by them. `ichx data show` and model cards show the count.
 """

@@ -22,10 +22,10 @@ from ichx.evaluation.choices import Pooling
 from ichx.evaluation.delong import DeLong, compare_areas
 from ichx.evaluation.label_rows import label_rows
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.operating_points import ChosenThreshold
 from ichx.evaluation.patient_sums import PatientSums
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.subgroup_scores import Predicted, Unit
+from ichx.evaluation.threshold_file import ChosenThreshold
 from ichx.labels import LABELS
 from ichx.text import format_count
 
@@ -63,9 +63,11 @@ class PairedScores:
     study_auc: dict[str, DeLong | None]
     """By label; None with too few studies of a class."""
     calls: tuple[CallDifference, ...] = ()
+    marks: tuple[str, ...] = ()
+    """Marks of the score of the second prediction, e.g. `overlap`."""
 
 
-def paired_scores(first: Predicted, second: Predicted, pooling: Pooling = "max", *, draws: int = DRAWS) -> PairedScores:
+def paired_scores(first: Predicted, second: Predicted, pooling: Pooling = "max") -> PairedScores:
     """Return the differences of two predictions of the same slices, in the same order."""
     patients, studies = (first.slices[name].to_numpy(object) for name in ("patient", "study"))
     one, two = (
@@ -74,12 +76,8 @@ def paired_scores(first: Predicted, second: Predicted, pooling: Pooling = "max",
     )
     return PairedScores(
         rows=len(patients),
-        slices=paired_difference(
-            first.labels, first.probabilities, second.probabilities, patients, draws=draws, ranked=True
-        ),
-        studies=paired_difference(
-            one.labels, one.probabilities, two.probabilities, patients[one.row], draws=draws, ranked=True
-        ),
+        slices=paired_difference(first.labels, first.probabilities, second.probabilities, patients, ranked=True),
+        studies=paired_difference(one.labels, one.probabilities, two.probabilities, patients[one.row], ranked=True),
         study_auc={name: _areas(first, second, name, pooling) for name in LABELS},
     )
 

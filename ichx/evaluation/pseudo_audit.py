@@ -15,7 +15,7 @@ import pandas as pd
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.fold_labels import PSEUDO, FoldLabels, read_fold_labels
 from ichx.datasets.fold_numbers import TRAIN_ONLY
-from ichx.datasets.pseudo_parts import different_folds
+from ichx.datasets.pseudo_parts import AssignedFolds, different_folds
 from ichx.datasets.shared_patients import of_shared_patients
 from ichx.errors import NotFoundError
 from ichx.evaluation.checks import UnknownError, WrongError
@@ -85,10 +85,10 @@ class PseudoAudit:
         count = format_count(self.version.patients, "patient")
         return f"none of {count} is among the {labelled['patient'].nunique():,} of the labelled part", None
 
-    def same_folds(self, slices: pd.DataFrame, folds: Folds) -> tuple[str, None]:
+    def same_folds(self, assigned: AssignedFolds) -> tuple[str, None]:
         """Check that a fold has the same patients here as in the training of the networks."""
         try:
-            known, differs = different_folds(self.project, self.origin, slices, folds)
+            known, differs = different_folds(self.project, self.origin, assigned)
         except NotFoundError as error:
             raise UnknownError(f"{error.problem.rstrip('.')}: its folds cannot be compared") from error
         if len(differs):

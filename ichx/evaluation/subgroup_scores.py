@@ -57,8 +57,9 @@ class Subgroup:
 
     name: str
     rows: int
-    """Slices, or studies."""
+    """Slices or studies with a known label."""
     patients: int
+    """That they are of."""
     positives: int
     """Rows with the label."""
     log_loss: Interval
@@ -114,7 +115,8 @@ def all_subgroup_scores(
     predicted: Predicted, fields: Sequence[str], labels: Sequence[str] = ("any",), pooling: Pooling = "max"
 ) -> list[SubgroupScores]:
     """Return the scores of slices and of studies by each field and label; see `subgroup_scores`."""
-    units: tuple[Unit, ...] = ("slice", "study")
+    only_studies = np.isnan(predicted.labels).all() and not np.isnan(predicted.labels_to_pool).all()
+    units: tuple[Unit, ...] = ("study",) if only_studies else ("slice", "study")
     return [
         scores
         for label in labels
@@ -215,8 +217,8 @@ def _score(
     ranked = label_intervals(truth, p[known, label], patients[known], draws=draws)
     return Subgroup(
         name=name,
-        rows=len(y),
-        patients=len(np.unique(patients)),
+        rows=int(known.sum()),
+        patients=len(np.unique(patients[known])),
         positives=int(truth.sum()),
         log_loss=loss_interval(y, p, patients, draws=draws),
         auc=ranked["auc"],

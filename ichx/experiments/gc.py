@@ -9,7 +9,6 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,10 @@ from ichx.datasets.mixture import mixture_parts
 from ichx.errors import IchxError, StorageError
 from ichx.evaluation.member_outputs import inputs_of
 from ichx.experiment_files import FEATURES_FOLDER
+from ichx.experiments.dataset_garbage import orphaned_datasets
 from ichx.experiments.folder_record import read_record
+from ichx.experiments.garbage import FRESH_SECONDS, Garbage, is_idle
+from ichx.files import size_of
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
 from ichx.store.jobs import ACTIVE
@@ -36,23 +38,8 @@ IMPORTING = ".import-"
 """Prefix of the folder into which an experiment is imported."""
 DELETING = ".deleting"
 """Suffix of a folder whose deletion has begun."""
-FRESH_SECONDS = 24 * 3600
-"""Younger files are never garbage: another process may be writing them."""
 TRASH_SECONDS = 30 * 24 * 3600
 """How long folders stay in the workspace's trash."""
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """A file or folder that can be deleted; `experiment` is its number if it is an experiment in the trash."""
-
-    kind: str
-    path: Path
-    nbytes: int
-    reason: str
-    experiment: int | None = None
-    move: bool = False
-    """Whether it is moved to the workspace's trash instead."""
 
 
 def find_garbage(project: "Project") -> list[Garbage]:
@@ -168,7 +155,7 @@ def _features(project: "Project") -> Iterator[Garbage]:
         folder = files.features_folder
         if int(path.name) not in known:
             continue
-        if int(path.name) not in readers and folder.is_dir() and _is_idle(folder):
+        if int(path.name) not in readers and folder.is_dir() and is_idle(folder):
             yield Garbage("unused features", folder, size_of(folder), "no sequence experiment reads them")
         for deleted in path.glob(f"{folder.name}{DELETING}"):
             yield Garbage("unused features", deleted, size_of(deleted), "its deletion was interrupted")
@@ -180,7 +167,7 @@ def _interrupted(project: "Project") -> Iterator[Garbage]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and path.name.endswith(DELETING):
             yield Garbage("orphaned folder", path, size_of(path), "its deletion was interrupted")
-        elif path.is_dir() and path.name.startswith(IMPORTING) and _is_idle(path):
+        elif path.is_dir() and path.name.startswith(IMPORTING) and is_idle(path):
             yield Garbage("orphaned folder", path, size_of(path), "its import was interrupted")
 
 
@@ -189,18 +176,11 @@ def _orphans(project: "Project") -> Iterator[Garbage]:
     folders = _numbered(project)
     known = _known(project)  # read after the folders: one that is registered now is not an orphan
     for path in folders:
-        if int(path.name) not in known and _is_idle(path):  # one that is being imported is not in the store yet
+        if int(path.name) not in known and is_idle(path):  # one that is being imported is not in the store yet
             trained = project.workspace.experiment_files(int(path.name)).has_training()
             reason = "no experiment has this number" + ("; moved to trash/ for 30 days" if trained else "")
             yield Garbage("orphaned folder", path, size_of(path), reason, move=trained)
-    folder = project.workspace.datasets_dir
-    names = {dataset.name for dataset in project.store.datasets()}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (
-            path.is_dir() and path.name not in names and _is_idle(path)
-        ):  # one that is being added is not in the store yet
-            reason = "no dataset has this name; moved to trash/ for 30 days"
-            yield Garbage("orphaned folder", path, size_of(path), reason, move=True)
+    yield from orphaned_datasets(project)
 
 
 def _old_trash(project: "Project") -> Iterator[Garbage]:
@@ -225,7 +205,7 @@ def _ended_jobs(project: "Project") -> Iterator[Garbage]:
         submission = path.name.removesuffix(DELETING)
         if path.name.endswith(DELETING):
             yield Garbage("old job files", path, size_of(path), "its deletion was interrupted")
-        elif submission not in active and _is_idle(path, FRESH_SECONDS if submission in known else TRASH_SECONDS):
+        elif submission not in active and is_idle(path, FRESH_SECONDS if submission in known else TRASH_SECONDS):
             yield Garbage("old job files", path, size_of(path), "its jobs have ended")
 
 
@@ -260,7 +240,7 @@ def _caches(project: "Project") -> Iterator[Garbage]:
             yield Garbage("unused cache", path, size_of(path), "its deletion was interrupted")
         elif manifest is None or manifest["key"] in used or path.name.rsplit("-", 2)[0] in unknown:
             continue
-        elif _is_idle(path):
+        elif is_idle(path):
             yield Garbage("unused cache", path, size_of(path), "no experiment reads it")
 
 
@@ -288,19 +268,6 @@ def _used_keys(project: "Project") -> tuple[set[str], set[str]]:
         else:
             keys |= {cache_key(digest, spec) for spec in specs} | part_keys(data, specs)
     return keys, unknown
-
-
-def _is_idle(folder: Path, seconds: float | None = None) -> bool:
-    """Return whether nothing was written to a folder for a time, by default a day."""
-    newest = max((path.lstat().st_mtime for path in folder.rglob("*")), default=0.0)
-    return time.time() - newest > (FRESH_SECONDS if seconds is None else seconds)
-
-
-def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder; 0 if it does not exist."""
-    if path.is_dir() and not path.is_symlink():
-        return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
-    return path.lstat().st_size if path.exists() else 0
 
 
 def check_files(project: "Project") -> CheckResult:

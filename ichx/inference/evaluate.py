@@ -25,8 +25,8 @@ from ichx.evaluation.subgroup_scores import Predicted
 from ichx.evaluation.thresholds import OperatingPoint, operating_points
 from ichx.inference.member_predictions import DatasetPrediction, predict_dataset_by_fold
 from ichx.inference.overlap import OVERLAP_MARK, OverlapChoice, shared_slices
-from ichx.inference.ready_model import ReadyModel, ready_experiment
-from ichx.inference.trained import InferenceOptions, Trained
+from ichx.inference.ready_model import ReadyModel
+from ichx.inference.trained import Trained
 from ichx.labels import LABELS
 from ichx.store import EvaluationDraft
 
@@ -132,34 +132,6 @@ class _Members:
 
 def evaluate_slices(
     project: "Project",
-    number: int,
-    dataset: str,
-    options: InferenceOptions | None = None,
-    *,
-    callbacks: "Callbacks",
-    pooling: Pooling = "max",
-) -> tuple[Evaluation, EvaluatedSlices]:
-    """Return the scores of experiment `number` on the newest version of `dataset`; predict what is missing.
-
-    Args:
-        project: The open project.
-        number: The experiment.
-        dataset: A labelled dataset without patients of the experiment's dataset.
-        options: Test-time augmentation, folds, device, loader.
-        callbacks: Receives progress and notes.
-        pooling: How slices are pooled to studies: `max` or `noisy_or`.
-
-    Raises:
-        NotFoundError: The experiment or the dataset does not exist.
-        NotReadyError: The dataset has no labels, or no fold is finished.
-        ConflictError: The dataset shares patients or slices with the experiment's dataset.
-    """
-    model = ready_experiment(project, number, options, callbacks.note)
-    return evaluate_slices_with(project, model, dataset, callbacks=callbacks, pooling=pooling)
-
-
-def evaluate_slices_with(
-    project: "Project",
     model: ReadyModel,
     dataset: str,
     *,
@@ -167,9 +139,20 @@ def evaluate_slices_with(
     pooling: Pooling = "max",
     overlap: OverlapChoice = "refuse",
 ) -> tuple[Evaluation, EvaluatedSlices]:
-    """Return the scores of an experiment or an ensemble, and count the evaluation; see `evaluate_slices`.
+    """Return the scores of a model on the newest version of `dataset`, and count the evaluation.
 
-    `overlap` is what happens to patients that the experiment's dataset has, too; see `ichx.inference.overlap`.
+    Args:
+        project: The open project.
+        model: An experiment or an ensemble.
+        dataset: A labelled dataset. What is not predicted yet is predicted.
+        callbacks: Receives progress and notes.
+        pooling: How slices are pooled to studies: `max` or `noisy_or`.
+        overlap: What happens to patients that the experiment's dataset has, too; see `ichx.inference.overlap`.
+
+    Raises:
+        NotFoundError: The dataset does not exist.
+        NotReadyError: The dataset has no labels.
+        ConflictError: The dataset shares patients or slices with the experiment's dataset.
     """
     check_pooling(pooling)
     members = _predict_members(project, model, dataset, callbacks, overlap)
@@ -179,7 +162,8 @@ def evaluate_slices_with(
     labels = truth.labels
     if not truth.known:
         raise NotReadyError(
-            f"No label of {dataset} is known for the slices that can be decoded.",
+            f"No label of {dataset} can be scored: they are unknown for the slices that can be decoded, or known only "
+            "where they are positive.",
             f"`ichx data show {dataset}` lists what is known.",
         )
     uncalibrated = model.mean(folds, neighbours)

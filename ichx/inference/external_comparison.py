@@ -8,12 +8,12 @@ import numpy as np
 
 from ichx.datasets.reader_labels import read_reader_labels
 from ichx.evaluation.choices import Pooling
-from ichx.evaluation.operating_points import ChosenThreshold, applicable, stored_thresholds
 from ichx.evaluation.paired_scores import PairedScores, call_differences, paired_scores
 from ichx.evaluation.reader_agreement import ReaderComparison, compare_readers
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.subgroup_scores import Predicted
-from ichx.inference.evaluate import EvaluatedSlices, evaluate_slices_with
+from ichx.evaluation.threshold_file import ChosenThreshold, applicable, stored_thresholds
+from ichx.inference.evaluate import EvaluatedSlices, evaluate_slices
 from ichx.inference.overlap import OverlapChoice
 from ichx.inference.ready_model import ReadyModel
 from ichx.inference.recalibrate import subject_of
@@ -45,7 +45,9 @@ def compare_models(
     """
     model, slices = first
     dataset = slices.data.version.dataset
-    _, others = evaluate_slices_with(project, second, dataset, callbacks=callbacks, pooling=pooling, overlap=overlap)
+    evaluation, others = evaluate_slices(
+        project, second, dataset, callbacks=callbacks, pooling=pooling, overlap=overlap
+    )
     _, one, two = np.intersect1d(slices.rows, others.rows, return_indices=True)
     found = paired_scores(_take(slices.predicted, one), _take(others.predicted, two), pooling)
     fitting = [
@@ -55,7 +57,7 @@ def compare_models(
         for of in (model, second)
     ]
     calls = call_differences((_take(slices.called, one), fitting[0]), (_take(others.called, two), fitting[1]))
-    return replace(found, calls=calls)
+    return replace(found, calls=calls, marks=evaluation.marks)
 
 
 def compare_with_readers(

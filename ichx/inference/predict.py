@@ -25,9 +25,9 @@ from ichx.files import absolute_path
 from ichx.inference.file_catalog import scan_files
 from ichx.inference.member_predictions import CHUNK, FileSlices, predict_files_by_fold
 from ichx.inference.prediction_tables import pooling_warnings, series_table, slice_table, study_table, with_learnt
-from ichx.inference.ready_model import ReadyModel, ready_experiment
+from ichx.inference.ready_model import ReadyModel
 from ichx.inference.scratch import scratch_folder
-from ichx.inference.trained import InferenceOptions, training_warnings
+from ichx.inference.trained import training_warnings
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -104,40 +104,24 @@ class FileOutputs:
 
 def predict_files(
     project: "Project",
-    number: int,
-    source: Path,
-    options: InferenceOptions | None = None,
-    *,
-    callbacks: "Callbacks",
-    outputs: FileOutputs | None = None,
-) -> FilePredictions:
-    """Predict DICOM files with an experiment. A prediction is the mean over views and folds.
-
-    Args:
-        project: The open project.
-        number: The experiment.
-        source: A file, a folder, a zip, or a folder in a zip.
-        options: Test-time augmentation, folds, device, loader.
-        callbacks: Receives progress and notes.
-        outputs: Features and ids.
-
-    Raises:
-        NotReadyError: The experiment has no finished fold.
-        CorruptFileError: No file is a usable slice.
-    """
-    model = ready_experiment(project, number, options, callbacks.note)
-    return predict_files_with(project, model, source, callbacks=callbacks, outputs=outputs)
-
-
-def predict_files_with(
-    project: "Project",
     model: ReadyModel,
     source: Path,
     *,
     callbacks: "Callbacks",
     outputs: FileOutputs | None = None,
 ) -> FilePredictions:
-    """Predict DICOM files with an experiment or an ensemble; see `predict_files`."""
+    """Predict DICOM files with a model. A prediction is the mean over views and folds, or the blend of an ensemble.
+
+    Args:
+        project: The open project.
+        model: An experiment or an ensemble.
+        source: A file, a folder, a zip, or a folder in a zip.
+        callbacks: Receives progress and notes.
+        outputs: Features and ids.
+
+    Raises:
+        CorruptFileError: No file is a usable slice.
+    """
     outputs = outputs or FileOutputs()
     source = absolute_path(source)
     key = project.workspace.privacy_key()

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ichx.evaluation.operating_points import ChosenThreshold, applicable
 from ichx.evaluation.recalibration_file import Recalibration
+from ichx.evaluation.threshold_file import ChosenThreshold, applicable
 from ichx.inference.predict import FilePredictions
 
 if TYPE_CHECKING:
-    from ichx.evaluation.operating_points import ThresholdRequest
+    from ichx.evaluation.threshold_choice import ThresholdRequest
 
 
 def with_calls(

@@ -36,9 +36,9 @@ from ichx.datasets.summary import summarize
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError
 from ichx.evaluation.choices import views_of
 from ichx.evaluation.nested_score import FittedBlend
-from ichx.evaluation.operating_points import Subject
 from ichx.evaluation.pseudo_blends import blends_without_each_fold, write_blends
 from ichx.evaluation.pseudo_labels import ROLE, LabelRule, count_labels, find_source, pseudo_labels
+from ichx.evaluation.subject import Subject
 from ichx.inference.member_predictions import predict_dataset_by_fold
 from ichx.inference.pseudo_request import parse_source
 from ichx.inference.ready_model import ReadyModel, ready_model

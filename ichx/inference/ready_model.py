@@ -9,10 +9,10 @@ from ichx.evaluation.choices import check_average, check_tta
 from ichx.evaluation.ensemble_file import read_model
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.nested_score import FittedBlend
-from ichx.evaluation.operating_points import Subject
 from ichx.evaluation.recalibration_file import Recalibration
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import check_networks
+from ichx.evaluation.subject import Subject
 from ichx.inference.trained import InferenceOptions, Trained, find_trained
 from ichx.store import marks
 

@@ -10,8 +10,7 @@ import numpy as np
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.overlap import load_identity, matching_patients
 from ichx.errors import ConflictError, NotFoundError
-from ichx.evaluation.evaluation_count import rows_digest
-from ichx.evaluation.operating_points import Subject, oof_digest
+from ichx.evaluation.evaluation_count import record_evaluation, rows_digest
 from ichx.evaluation.recalibration import Method, check_sample, fit_recalibration
 from ichx.evaluation.recalibration_file import (
     Recalibration,
@@ -23,8 +22,11 @@ from ichx.evaluation.recalibration_file import (
 )
 from ichx.evaluation.scored_rows import Truth
 from ichx.evaluation.subgroup_scores import Unit
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.subject_oof import oof_digest
 from ichx.inference.evaluate import predict_labelled
 from ichx.inference.ready_model import ReadyModel
+from ichx.store import EvaluationDraft
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -82,7 +84,21 @@ def recalibrate(
         created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     )
     made = replace(made, digest=digest_of(made))
-    return made, store_recalibration(project, subject, made)
+    replaced = store_recalibration(project, subject, made)
+    record_evaluation(
+        project,
+        EvaluationDraft(
+            "recalibrate",
+            rows_digest(ids, found.labels_to_pool),
+            rows_digest(ids, found.probabilities),
+            Truth.of(found.slices).scored(found.probabilities).score,
+            dataset=request.dataset,
+            version=found.data.version.number,
+            experiment=None if subject.ensemble else subject.number,
+            ensemble=subject.number if subject.ensemble else None,
+        ),
+    )
+    return made, replaced
 
 
 def subject_of(model: ReadyModel) -> Subject:
@@ -125,7 +141,11 @@ def _refuse_sample(project: "Project", stored: Recalibration, data: LoadedDatase
     try:
         sample = load_version(project.workspace, project.store.version(stored.dataset, stored.dataset_version))
     except NotFoundError:
-        return  # a recalibration from another workspace, whose sample is not here
+        project.warn(
+            f"The recalibration {stored.name!r} was fitted on {stored.dataset} version {stored.dataset_version}, which "
+            f"is not in this workspace: whether {data.version.dataset} has patients of it is unknown."
+        )
+        return
     ids, known = (load_identity(project.workspace, of.version) for of in (data, sample))
     shared = matching_patients(ids, known)["patient"].unique()
     if len(shared):

@@ -56,6 +56,8 @@ class Batch:
     """Share of the slices without hemorrhage that its sampling keeps, if the loss accounts for that."""
     known_share: float | None = None
     """Share of the weights of the labels that are known, in the complete batch of all processes; None if all are."""
+    posterior_share: float = 1.0
+    """See `ichx.training.study_loss.expected_labels`."""
 
 
 @dataclass(frozen=True)

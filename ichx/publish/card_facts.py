@@ -6,20 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ichx.datasets.subgroups import UNKNOWN, group_names, reported_fields
+from ichx.datasets.subgroups import UNKNOWN, fields_with_values, group_names, reported_fields
 from ichx.errors import IchxError
 from ichx.evaluation.calibration_line import calibration_lines
+from ichx.evaluation.choices import check_tta
 from ichx.evaluation.evaluation_count import count_evaluations
-from ichx.evaluation.operating_points import (
-    AppliedThreshold,
-    ChosenThreshold,
-    applicable,
-    apply_thresholds,
-    stored_thresholds,
-)
+from ichx.evaluation.operating_points import AppliedThreshold, apply_thresholds
 from ichx.evaluation.recalibration_file import Recalibration, stored_recalibrations
 from ichx.evaluation.scorecard import Scorecard, oof_scores, part_scores
 from ichx.evaluation.subgroup_scores import MAX_GROUPS, SubgroupScores, subgroup_scores
+from ichx.evaluation.threshold_file import ChosenThreshold, applicable, stale_warnings, stored_thresholds
 from ichx.inference.trained import Trained, find_trained
 from ichx.labels import ANY
 from ichx.plugins.licences import licence_notice, weights_licence
@@ -65,6 +61,8 @@ class ScoredPredictions:
     """Of `any`, per study."""
     calls: tuple[AppliedThreshold, ...]
     """What stored thresholds do; on an external dataset only."""
+    missing: tuple[str, ...] = ()
+    """Requested fields of subgroups that no slice has."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,8 @@ class CardFacts:
     groups: dict[str, tuple[GroupCount, ...]]
     """Of the dataset of the experiment, by field."""
     thresholds: tuple[ChosenThreshold, ...]
+    stale: tuple[str, ...]
+    """Warnings about thresholds that were chosen on other OOF predictions."""
     recalibrations: tuple[Recalibration, ...]
     """Stored ones; the scores above are those without."""
     external: tuple[ScoredPredictions, ...]
@@ -124,7 +124,6 @@ def card_facts(
 
     Raises:
         InvalidInputError: A field is unknown.
-        NotReadyError: No slice has a value of a field.
         CorruptFileError: The stored thresholds or recalibrations are damaged.
     """
     subject = published.subject
@@ -145,6 +144,7 @@ def card_facts(
         weights_problem=problem,
         groups=_groups(published),
         thresholds=thresholds,
+        stale=tuple(stale_warnings(project, subject, thresholds)),
         recalibrations=tuple(stored_recalibrations(project, subject)),
         external=tuple(scored_predictions(one, fields, thresholds) for one in external),
         evaluations=tuple(of_model),
@@ -162,7 +162,7 @@ def scored_predictions(
     card = Scorecard(
         experiment=published.subject.number,
         name=published.name,
-        tta=published.tta,  # type: ignore[arg-type]  # it was checked when the predictions were read
+        tta=check_tta(published.tta),
         marks=published.marks,
         folds=table.fold_scores,
         slices=slices,
@@ -171,15 +171,18 @@ def scored_predictions(
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
         parts=part_scores(table, published.pooling),
     )
-    names = [
-        field
-        for field in fields or reported_fields(published.predicted.slices)
-        if fields or len(pd.unique(group_names(published.predicted.slices, field))) <= MAX_GROUPS
-    ]
+    with_groups = published.predicted.slices
+    names, missing = fields_with_values(with_groups, fields, required=False)
+    if not fields:
+        names = [
+            field
+            for field in reported_fields(with_groups)
+            if len(pd.unique(group_names(with_groups, field))) <= MAX_GROUPS
+        ]
     groups = subgroup_scores(published.predicted, names, label=ANY, unit="study", pooling=published.pooling)
     fitting = applicable(thresholds, tta=published.tta, average=published.average, pooling=published.pooling)
     calls = apply_thresholds(fitting, published.predicted)
-    return ScoredPredictions(published, card, tuple(groups), tuple(calls))
+    return ScoredPredictions(published, card, tuple(groups), tuple(calls), tuple(missing))
 
 
 def scores_document(facts: CardFacts) -> dict[str, Any]:
@@ -223,15 +226,16 @@ def _network(project: "Project", number: int, weight: float | None) -> NetworkFa
     recipe = None
     if not experiment.external:
         recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
-    known = plugin is not None and recipe is not None
-    pretrained = known and recipe.model.pretrained  # type: ignore[union-attr]
+    licence = notice = ""
+    if plugin is not None and recipe is not None and recipe.model.pretrained:
+        licence, notice = weights_licence(plugin, recipe), licence_notice(plugin, recipe)
     return NetworkFacts(
         experiment=experiment,
         weight=weight,
         plugin=plugin,
         recipe=recipe,
-        licence=weights_licence(plugin, recipe) if known and pretrained else "",  # type: ignore[arg-type]
-        notice=licence_notice(plugin, recipe) if known and pretrained else "",  # type: ignore[arg-type]
+        licence=licence,
+        notice=notice,
         runs=tuple(run for run in project.store.runs(number) if run.state == "done"),
     )
 

@@ -149,7 +149,9 @@ def _training(facts: CardFacts) -> str:
     for one in facts.networks:
         if one.recipe is None:
             continue
-        stages = "; ".join(f"{s.name}: {s.epochs} epochs, lr {s.lr:g}, {s.scheduler}" for s in one.recipe.stage)
+        stages = "; ".join(
+            f"{s.name}: {format_count(s.epochs, 'epoch')}, lr {s.lr:g}, {s.scheduler}" for s in one.recipe.stage
+        )
         rows.append(
             (
                 one.experiment.number,
@@ -187,8 +189,8 @@ def _external(facts: CardFacts) -> list[str]:
             )
             for one in facts.evaluations
         ]
-        heads = ("date", "dataset", "command", "weighted log loss per slice", "digest of the predictions")
-        parts.append(table(heads, recorded))
+        heads = ("date", "dataset", "command", "weighted log loss", "digest of the predictions")
+        parts += ["Scores of slices, or of studies where only studies are labelled.", table(heads, recorded)]
     for scored in facts.external:
         version = scored.published.data.version
         parts += [

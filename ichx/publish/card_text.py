@@ -1,7 +1,7 @@
 """Sentences about a model that its card and its ATLAS document share."""
 
 from ichx import __version__
-from ichx.evaluation.operating_points import ThresholdRequest
+from ichx.evaluation.threshold_choice import ThresholdRequest
 from ichx.labels import LABELS
 from ichx.publish.card_facts import CardFacts, NetworkFacts
 from ichx.recipe import FILE_WINDOW, Recipe
@@ -39,6 +39,7 @@ def known_limitations(facts: CardFacts) -> list[str]:
         found.append("No evaluation on another dataset is recorded.")
     if not facts.thresholds:
         found.append("No threshold is stored.")
+    found += facts.stale
     if not facts.published.nested:
         found.append("The scores are in-sample: the blend was fitted on the same patients.")
     found += [f"Mark of the score: {mark}." for mark in card.marks]

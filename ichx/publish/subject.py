@@ -10,8 +10,8 @@ from ichx.datasets.study_labels import has_study_labels
 from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.oof import OofTable, read_oof
-from ichx.evaluation.operating_points import Subject
 from ichx.evaluation.subgroup_scores import Predicted, predicted_of
+from ichx.evaluation.subject import Subject
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import marks
@@ -111,11 +111,11 @@ def external_subject(
 
     Raises like `ichx.inference.evaluate.evaluate_slices`.
     """
-    from ichx.inference.evaluate import evaluate_slices_with
+    from ichx.inference.evaluate import evaluate_slices
     from ichx.inference.ready_model import ready_model
 
     model = ready_model(project, subject, options, callbacks.note)
-    evaluation, found = evaluate_slices_with(project, model, dataset, callbacks=callbacks, pooling=pooling)
+    evaluation, found = evaluate_slices(project, model, dataset, callbacks=callbacks, pooling=pooling)
     rows = found.slices
     table = OofTable(
         slice_ids=rows["slice_id"].to_numpy(object),

@@ -12,16 +12,12 @@ from ichx.evaluation.choices import Pooling
 from ichx.evaluation.decision_curve import decision_curves
 from ichx.evaluation.metric import constant_score
 from ichx.evaluation.oof import OofTable
-from ichx.evaluation.operating_points import (
-    AppliedThreshold,
-    Subject,
-    applicable,
-    apply_thresholds,
-    stored_thresholds,
-)
+from ichx.evaluation.operating_points import AppliedThreshold, apply_thresholds
 from ichx.evaluation.reliability import reliability_curves
 from ichx.evaluation.scores import calibration, pool_studies
 from ichx.evaluation.subgroup_scores import reported_subgroups
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.threshold_file import applicable, stored_thresholds
 from ichx.files import absolute_path, write_text
 from ichx.inference.evaluate import EvaluatedSlices, Evaluation
 from ichx.inference.predict import FilePredictions

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, or_, select
 from ichx.store.clock import store_time
 from ichx.store.tables import evaluation
 
-EvaluationCommand = Literal["evaluate", "submit score"]
+EvaluationCommand = Literal["evaluate", "recalibrate", "submit score"]
 
 FILE_CHARACTERS: Final = 255
 """Characters of a stored file name."""

@@ -364,7 +364,7 @@ evaluation = Table(
     "evaluation",
     METADATA,
     Column("id", Integer, primary_key=True, doc="key"),
-    Column("command", String(32), nullable=False, doc="evaluate or submit score"),
+    Column("command", String(32), nullable=False, doc="evaluate, recalibrate or submit score"),
     Column("dataset", String(200), doc="name of the dataset that has the slices; null if none has"),
     Column("version", Integer, doc="number of its version"),
     Column("labels", String(128), nullable=False, doc="SHA-256 of the scored slice ids and labels"),

@@ -50,6 +50,7 @@ from ichx.web.site import FOR_GOOD, Site, site_of, static_files
 _LOG = logging.getLogger(__name__)
 
 PAGES = (
+    pixels_api,  # the first, because its requests are the most frequent ones
     annotations_api,
     compare_page,
     data_page,
@@ -59,7 +60,6 @@ PAGES = (
     experiments_page,
     jobs_page,
     overlays_api,
-    pixels_api,
     predict_api,
     reviews_api,
     studies_api,

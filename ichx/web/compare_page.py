@@ -1,7 +1,7 @@
 """Experiments and ensembles side by side: recipes, scores, their differences, and where predictions disagree."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
@@ -9,30 +9,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ichx.errors import IchxError, InvalidInputError, NotFoundError, check_choice
-from ichx.evaluation.choices import TTAS, Tta, check_tta
+from ichx.evaluation.choices import TTAS, check_tta
 from ichx.experiments.differences import compared_values, differs
 from ichx.experiments.listing import Cell, cell
 from ichx.formatting import format_interval, shown_marks
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import Ensemble, Experiment
+from ichx.web.compared import Scored, find_scored
+from ichx.web.computed import COMPUTE_SECONDS, Computed
 from ichx.web.numbers import parse_number
+from ichx.web.shown_errors import shown_error
 from ichx.web.site import site_of
+from ichx.web.sources import sources_of
 from ichx.web.studies_api import PLAIN_CURVES
-from ichx.web.waiting import SharedResults
-
-if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Interval
-    from ichx.evaluation.compare import ScoreComparison
 
 MAX_COMPARED = 20
 """Experiments and ensembles on a page."""
-DISAGREEMENTS = 25
-"""Slices in the table of a comparison."""
-KEPT = 32
-"""Comparisons that are kept in memory."""
-
-Scored = Experiment | Ensemble
 
 
 def compare(request: Request) -> Response:
@@ -42,7 +35,7 @@ def compare(request: Request) -> Response:
     keys = requested(query.multi_items())
     tta, label = check_tta(query.get("tta", "none")), _label(query.get("label", ""))
     everything = query.get("all") == "1"
-    found = [_find(site.project, key) for key in keys]
+    found = [find_scored(site.project, key) for key in keys]
     experiments = [one for one in found if isinstance(one, Experiment)]
     values = compared_values(experiments) if experiments else {}
 
@@ -83,15 +76,15 @@ def scores(request: Request) -> Response:
     A problem is a part of the page, too, next to the other comparisons.
     """
     site, query = site_of(request), request.query_params
-    first, second = (_find(site.project, _key(query.get(name, ""))) for name in ("first", "second"))
+    first, second = (find_scored(site.project, _key(query.get(name, ""))) for name in ("first", "second"))
     tta, label = check_tta(query.get("tta", "none")), _label(query.get("label", ""))
     context: dict[str, Any] = {"first": first, "second": second, "label": label}
+    state = [_state(site.project, one) for one in (first, second)]
+    arguments = {"first": _key(query["first"]), "second": _key(query["second"]), "tta": tta, "label": label}
     try:
-        found = _compared(request, (first, second), tta, label)
+        found = sources_of(request).part(Computed).get("compare", arguments, state, COMPUTE_SECONDS)
     except IchxError as error:
-        return site.render(request, "compare_problem.html.j2", error=error, **context)
-    from ichx.evaluation.compare import conclusion, title, undefined_reasons
-
+        return site.render(request, "compare_problem.html.j2", error=shown_error(error, site), **context)
     source = _source(site.project, first)
     curves = PLAIN_CURVES if tta == "none" else "TTA,sequence,ensemble"
     predictors = urlencode([*(("of", query[name]) for name in ("first", "second")), ("curves", curves)])
@@ -99,11 +92,7 @@ def scores(request: Request) -> Response:
         request,
         "compare_scores.html.j2",
         found=found,
-        names=[title(one) for one in (first, second)],
         marks=[shown_marks(one) for one in (first, second)],
-        rows=_rows(found),
-        conclusion=conclusion(found.difference, first, second),
-        reasons=undefined_reasons(found.difference),
         slice_url=lambda slice_id: f"/slices/{source}/{quote(slice_id, safe='')}?{predictors}",
         **context,
     )
@@ -138,11 +127,6 @@ def _label(text: str) -> str | None:
     return check_choice("label", text, LABELS) if text else None
 
 
-def _find(project: Project, key: str) -> Scored:
-    kind, _, number = key.partition(":")
-    return project.store.ensemble(int(number)) if kind == "ensemble" else project.store.experiment(int(number))
-
-
 def _source(project: Project, scored: Scored) -> str:
     """Return the source of the slices as the viewer names it, quoted for a path."""
     version = project.store.version_by_id(scored.version_id)
@@ -173,47 +157,6 @@ def _ensemble_facts(project: Project, e: Ensemble) -> dict[str, Cell]:
         "folds": Cell(e.partial or "all"),
         "OOF score": score,
     }
-
-
-def _rows(found: "ScoreComparison") -> list[dict[str, Any]]:
-    """Return the rows of the table of differences, with the places of each interval on a common axis, in percent."""
-    difference = found.difference
-    rows: list[tuple[str, float, float, Interval, Interval | None]] = [
-        ("weighted", found.first, found.second, difference, None),
-        *(
-            (name, found.first_labels[name], found.second_labels[name], difference.labels[name], difference.auc[name])
-            for name in LABELS
-        ),
-    ]
-    ends = [abs(end) for row in rows for end in (row[3].value, row[3].low, row[3].high) if end is not None]
-    reach = max(ends, default=0.0) or 1.0
-
-    def place(value: float | None) -> float | None:
-        return None if value is None else round(50 + 48 * value / reach, 2)
-
-    return [
-        {
-            "name": name,
-            "first": first,
-            "second": second,
-            "loss": loss,
-            "auc": auc,
-            "places": [place(end) for end in (loss.low, loss.value, loss.high)],
-        }
-        for name, first, second, loss, auc in rows
-    ]
-
-
-_comparisons: "SharedResults[ScoreComparison]" = SharedResults(KEPT)
-
-
-def _compared(request: Request, pair: tuple[Scored, Scored], tta: Tta, label: str | None) -> "ScoreComparison":
-    """Return a comparison; the latest ones are kept as long as the predictions stay the same."""
-    from ichx.evaluation.compare import compare_scores
-
-    project = site_of(request).project
-    key = (project.workspace.root, *(_state(project, one) for one in pair), tta, label)
-    return _comparisons.get(key, lambda: compare_scores(project, *pair, tta=tta, shown=DISAGREEMENTS, label=label))
 
 
 def _state(project: Project, scored: Scored) -> tuple[object, ...]:

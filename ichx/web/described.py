@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from ichx.evaluation.choices import Tta
+
     Report = Callable[[str, int, int], None]
 
 SHOWN: Final = 6
@@ -143,6 +145,13 @@ def describe_ensemble(project: Project, report: "Report", number: int) -> dict[s
     }
 
 
+def score_experiment(project: Project, report: "Report", number: int, tta: "Tta") -> dict[str, Any]:
+    """Return the scores of an experiment with their intervals, by fold and label, as `score_tables`."""
+    from ichx.evaluation.scorecard import fold_scorecard
+
+    return score_tables(fold_scorecard(project, number, tta))
+
+
 def score_ensemble(project: Project, report: "Report", number: int) -> dict[str, Any]:
     """Return the scores of an ensemble with their intervals, by fold and label, as `score_tables`."""
     from ichx.evaluation.ensemble_oof import read_ensemble_oof
@@ -154,8 +163,8 @@ def score_ensemble(project: Project, report: "Report", number: int) -> dict[str,
 
 def score_subgroups(project: Project, report: "Report", number: int, ensemble: bool) -> dict[str, Any]:
     """Return the scores of subgroups of an experiment's or ensemble's OOF predictions, as a report shows them."""
-    from ichx.evaluation.operating_points import Subject
     from ichx.evaluation.subgroup_scores import reported_subgroups
+    from ichx.evaluation.subject import Subject
     from ichx.evaluation.subject_predictions import subject_predictions
 
     found = reported_subgroups(subject_predictions(project, Subject(number, ensemble)))

@@ -7,10 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ichx.evaluation.choices import Tta, check_tta
+from ichx.evaluation.choices import check_tta
 from ichx.experiments.recipe_values import recipe_values
 from ichx.formatting import format_interval
-from ichx.project import Project
 from ichx.store import marks
 from ichx.store.runs import LIVE_STATES
 from ichx.views import with_views
@@ -19,18 +18,12 @@ from ichx.web.computed import COMPUTE_SECONDS, Computed
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
 from ichx.web.numbers import path_number
-from ichx.web.score_tables import score_tables
 from ichx.web.shown_errors import without_paths
 from ichx.web.site import site_of
 from ichx.web.sources import sources_of
-from ichx.web.waiting import SharedResults
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Bootstrap
     from ichx.store import Experiment, Prediction, Run
-
-KEPT = 16
-"""Scorecards that are kept in memory."""
 
 
 def experiment_page(request: Request) -> Response:
@@ -94,14 +87,16 @@ def _tuned(experiment: "Experiment") -> dict[str, Any] | None:
     return {"parent": experiment.parent, "study": experiment.tuned.study.removeprefix(first).removeprefix("-")}
 
 
+@without_paths
 def scores(request: Request) -> Response:
     """Return the tables of scores with intervals, by fold and label, as a part of the page."""
     site, number = site_of(request), path_number(request)
     site.project.store.experiment(number)
-    found = _scorecard(site.project, number, check_tta(request.query_params.get("view", "none")))
-    return site.render(
-        request, "experiment_scores.html.j2", **score_tables(found), marks=marks(site.project.store.experiment(number))
-    )
+    arguments = {"number": number, "tta": check_tta(request.query_params.get("view", "none"))}
+    state = [one.digest for one in site.project.store.predictions(number, role="oof")]
+    found = dict(sources_of(request).part(Computed).get("score_experiment", arguments, state, COMPUTE_SECONDS))
+    shown = marks(site.project.store.experiment(number))
+    return site.render(request, "experiment_scores.html.j2", **found, marks=shown)
 
 
 @without_paths
@@ -115,18 +110,6 @@ def subgroups(request: Request) -> Response:
     found = dict(sources_of(request).part(Computed).get("score_subgroups", arguments, state, COMPUTE_SECONDS))
     command = f"scores {number} --by scanner,kernel,age"
     return site.render(request, "subgroups.html.j2", **found, marks=marks(experiment), command=command)
-
-
-_scorecards: "SharedResults[dict[int | None, Bootstrap]]" = SharedResults(KEPT)
-
-
-def _scorecard(project: Project, number: int, tta: Tta) -> "dict[int | None, Bootstrap]":
-    """Return the scores of an experiment; the latest ones are kept as long as the predictions stay the same."""
-    from ichx.evaluation.scorecard import fold_scorecard  # imports pandas
-
-    digests = tuple(one.digest for one in project.store.predictions(number, role="oof"))
-    key = (project.workspace.root, number, tta, digests)
-    return _scorecards.get(key, lambda: fold_scorecard(project, number, tta))
 
 
 ROUTES = (

@@ -12,7 +12,7 @@ from ichx.child_processes import watch_parent
 from ichx.errors import IchxError, as_user_error
 from ichx.project import Project
 from ichx.store import open_store
-from ichx.web import described
+from ichx.web import compared, described
 from ichx.workspace import find_workspace
 
 IDLE_SECONDS: Final = 120.0
@@ -146,6 +146,8 @@ TASKS: Final[Mapping[str, Callable[..., Any]]] = {
     "predict_worklist": predict_worklist,
     "describe_version": described.describe_version,
     "describe_ensemble": described.describe_ensemble,
+    "compare": compared.compare,
+    "score_experiment": described.score_experiment,
     "score_ensemble": described.score_ensemble,
     "score_subgroups": described.score_subgroups,
 }

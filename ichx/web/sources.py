@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -90,10 +90,16 @@ class Source:
 
     def slice(self, slice_id: str) -> dict[str, Any]:
         """Return the row of a slice. Raises `NotFoundError`."""
-        found = self.index.slice(slice_id)
-        if found is None:
+        return self._known(self.index.slice(slice_id))
+
+    def cached_slices(self, slice_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what the cached pixels of slices depend on. Raises `NotFoundError`."""
+        return [self._known(one) for one in self.index.cached_slices(slice_ids)]
+
+    def _known(self, row: dict[str, Any] | None) -> dict[str, Any]:
+        if row is None:
             raise NotFoundError(f"{self.name} has no such slice.", "See the list of studies.")
-        return found
+        return row
 
 
 @dataclass

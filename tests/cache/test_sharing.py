@@ -293,3 +293,19 @@ def test_the_temporary_file_of_a_living_builder_stays(tmp_path: Path, slices: pd
         draft.write_bytes(b"half")
         build_caches(tmp_path / "source", slices, [plan], processes=1)
         assert draft.read_bytes() == b"half"
+
+
+def test_no_claim_stays_when_builders_look_for_it_while_it_ends(tmp_path: Path) -> None:
+    target = tmp_path / "00000.shard"
+
+    def claim_often() -> None:
+        for _ in range(3000):
+            with claim(target):
+                pass
+
+    with ThreadPoolExecutor(1) as pool:
+        claiming = pool.submit(claim_often)
+        while not claiming.done():
+            sharing._is_claimed(target)
+        claiming.result()
+    assert list(tmp_path.iterdir()) == []

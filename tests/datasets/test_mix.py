@@ -11,7 +11,8 @@ from dicom_files import write_ct, write_study
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset, load_folds
 from ichx.datasets.fold_import import import_folds
-from ichx.datasets.mix import MixRequest, PartRequest, joint_request, mix_datasets
+from ichx.datasets.mix import mix_datasets
+from ichx.datasets.mix_request import MixRequest, PartRequest, joint_request
 from ichx.errors import ConflictError, IchxError, InvalidInputError, NotFoundError
 from ichx.labels import LABELS
 from ichx.project import Project

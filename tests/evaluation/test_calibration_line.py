@@ -59,6 +59,10 @@ def test_undefined_lines_say_why() -> None:
     assert absent.slope.undefined
     separated = calibration_line(p > 0.5, p, patients)
     assert separated.slope.value is None
+    # Rows of one probability have both outcomes, all others are separated: the slope grows without bound.
+    nearly = np.array([0.1, 0.2, 0.3, 0.5, 0.5, 0.7, 0.8] * 100)
+    both = np.array([0, 0, 0, 0, 1, 1, 1] * 100, bool)
+    assert calibration_line(both, nearly, np.arange(700)).slope.value is None
     constant = calibration_line(truth, np.full(1000, 0.3), patients)
     assert constant.slope.value is None
     assert constant.in_the_large.value is not None

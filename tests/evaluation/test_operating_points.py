@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,13 @@ from hypothesis import strategies as st
 
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, NotReadyError
 from ichx.evaluation.call_scores import call_scores
+from ichx.evaluation.label_rows import LabelRows
 from ichx.evaluation.oof import read_oof
-from ichx.evaluation.operating_points import (
-    Subject,
-    ThresholdRequest,
-    apply_thresholds,
-    choose_threshold,
-    is_current,
-    remove_threshold,
-    stored_thresholds,
-)
+from ichx.evaluation.operating_points import apply_thresholds, choose_threshold
 from ichx.evaluation.subgroup_scores import Predicted
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.threshold_choice import ThresholdRequest, chosen_threshold, drawn_thresholds
+from ichx.evaluation.threshold_file import current_thresholds, remove_threshold, stale_warnings, stored_thresholds
 from ichx.experiment_files import THRESHOLDS_FILE
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
@@ -88,7 +85,7 @@ def test_predictive_values_follow_from_the_prevalence_by_bayes_rule() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "value"),
-    [("sensitivity", 0.9), ("sensitivity", 1.0), ("specificity", 0.8), ("specificity", 1.0), ("cost", 5.0)],
+    [("sensitivity", 0.9), ("sensitivity", 1.0), ("specificity", 0.8), ("specificity", 0.99), ("cost", 5.0)],
 )
 @pytest.mark.parametrize("unit", ["slice", "study"])
 def test_the_best_threshold_that_satisfies_the_rule_is_chosen(
@@ -114,8 +111,47 @@ def test_the_best_threshold_that_satisfies_the_rule_is_chosen(
         assert found["sensitivity"] >= value
         assert all(options[t]["sensitivity"] < value for t in options if t > chosen.threshold)
     else:
-        reached = [t for t in options if options[t]["specificity"] >= value]
-        assert chosen.threshold == (min(reached) if reached else max(options))
+        assert chosen.threshold == min(t for t in options if options[t]["specificity"] >= value)
+
+
+FALSE_ALARM_ON_TOP = LabelRows(
+    np.array([False, True, True, False]), np.array([0.9, 0.8, 0.7, 0.1]), *2 * (np.array(list("abcd"), object),)
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "expected"),
+    [
+        ("specificity", 0.9, None),  # the row with the highest probability is a false alarm
+        ("specificity", 0.5, 0.7),
+        ("cost", 0.4, None),  # one false alarm costs more than the two positives
+        ("cost", 0.6, 0.7),
+        ("sensitivity", 1.0, 0.7),
+        ("sensitivity", 0.5, 0.8),
+    ],
+)
+def test_no_threshold_is_chosen_if_calling_no_row_is_best(rule: str, value: float, expected: float | None) -> None:
+    request = ThresholdRequest(LABEL, rule, value)  # type: ignore[arg-type]
+    assert chosen_threshold(FALSE_ALARM_ON_TOP, request) == expected
+    drawn = drawn_thresholds(FALSE_ALARM_ON_TOP, request, draws=200)
+    assert np.nanmax(drawn) <= np.nextafter(0.9, 1)  # finite, also where no row is called
+
+
+def test_a_threshold_that_calls_nothing_is_refused(ichx: Program, trained_copy: Path) -> None:
+    # The slice with the highest probability is a false alarm, see the rule test above.
+    choose = ("threshold", "1", "--label", LABEL, "--per", "slice", "--specificity", "1", "--json")
+    ichx(*choose, cwd=trained_copy).check_error("not_ready", LABEL, "specificity of 1")
+    assert json.loads(ichx("threshold", "1", "--json", cwd=trained_copy).out) == []
+
+
+def test_thresholds_of_other_predictions_are_reported(project: Project) -> None:
+    subject = Subject(1)
+    chosen, _ = choose_threshold(project, subject, ThresholdRequest(LABEL, "sensitivity", 0.9), draws=5)
+    assert stale_warnings(project, subject, [chosen]) == []
+    (line,) = stale_warnings(project, subject, [chosen, replace(chosen, digest="0" * 16)])
+    assert f"{LABEL} per study" in line
+    assert current_thresholds(project, subject, [chosen, replace(chosen, digest="0" * 16)]) == [True, False]
+    assert "unknown" in stale_warnings(project, Subject(99), [chosen])[0]
 
 
 def test_thresholds_are_stored_replaced_listed_and_removed(project: Project) -> None:
@@ -132,7 +168,7 @@ def test_thresholds_are_stored_replaced_listed_and_removed(project: Project) -> 
         (LABEL, "study", "none"),
     ]
     assert stored_thresholds(project, subject)[-1] == second
-    assert all(is_current(project, subject, one) for one in stored_thresholds(project, subject))
+    assert current_thresholds(project, subject, stored_thresholds(project, subject)) == [True] * 3
     remove_threshold(project, subject, LABEL, "study", "hflip")
     assert len(stored_thresholds(project, subject)) == 2
     with pytest.raises(NotFoundError):

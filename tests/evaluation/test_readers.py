@@ -1,7 +1,5 @@
 """Agreement of readers: kappa against scikit-learn and statsmodels; the model against readers."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +12,8 @@ from statsmodels.stats.inter_rater import fleiss_kappa as their_fleiss
 from ichx.datasets.reader_labels import (
     READERS_FILE,
     ReaderLabels,
+    check_reader_labels,
     read_reader_labels,
-    write_reader_labels,
 )
 from ichx.errors import CorruptFileError, InvalidInputError
 from ichx.evaluation.kappa import cohen_kappa, fleiss_kappa
@@ -138,8 +136,8 @@ def test_written_labels_are_read_again(project: Project) -> None:
     expected = reader_labels(partly, "subdural")
     version = project.store.version_by_id(project.store.experiment(1).version_id)
     assert read_reader_labels(project.workspace, version) is None
-    path = write_reader_labels(project.workspace.root / version.path, as_table(expected))
-    assert path.name == READERS_FILE
+    path = project.workspace.root / version.path / READERS_FILE
+    as_table(expected).to_parquet(path, index=False)
     found = read_reader_labels(project.workspace, version)
     assert found is not None
     assert found.readers == ("R1", "R2", "R3")
@@ -159,9 +157,8 @@ def test_written_labels_are_read_again(project: Project) -> None:
         (lambda t: pd.concat([t, t.head(1)]), "s000, R1, any"),
     ],
 )
-def test_invalid_tables_are_refused(tmp_path: Path, change: object, message: str) -> None:
+def test_invalid_tables_are_refused(change: object, message: str) -> None:
     table = as_table(reader_labels(votes(5, 4)[1]))
     with pytest.raises(InvalidInputError) as caught:
-        write_reader_labels(tmp_path, change(table))  # type: ignore[operator]
+        check_reader_labels(change(table))  # type: ignore[operator]
     assert message in caught.value.problem
-    assert not list(tmp_path.iterdir())

@@ -231,7 +231,7 @@ def test_without_a_network(project: Project, files: Files, tmp_path: Path) -> No
 def test_caches_of_the_placeholder_recipe_are_garbage(
     project: Project, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ichx.experiments.gc.FRESH_SECONDS", -1)
+    monkeypatch.setattr("ichx.experiments.garbage.FRESH_SECONDS", -1)
     experiment = register(project, files.write(files.oof, "oof.csv")).experiment
     data = load_dataset(project, "ph")
     cache = open_cache(project.workspace, data, from_toml(experiment.recipe), Callbacks())

@@ -12,6 +12,7 @@ from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference.export_slices import preprocessing
 from ichx.inference.predict import predict_files
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
@@ -39,7 +40,8 @@ def test_every_consumer_reads_the_same_input(dataset_copy: Path, tmp_path: Path)
         oof = read_predictions(workspace.root / stored.path)
         data = load_version(workspace, store.version("ph"))
         options = InferenceOptions(folds=[0], device="cpu", precision="fp32")
-        found = predict_files(project, experiment.number, data.source, options, callbacks=RunCallbacks())
+        model = ready_experiment(project, experiment.number, options, print)
+        found = predict_files(project, model, data.source, callbacks=RunCallbacks())
         predicted = found.slices.set_index("slice_id")[list(LABELS)].loc[list(oof.slice_ids)].to_numpy()
         np.testing.assert_allclose(predicted, 1 / (1 + np.exp(-oof.logits)), atol=2e-2)  # bf16 in training
         assert any("150 mm" in step for step in preprocessing(from_toml(experiment.recipe).input))

@@ -18,7 +18,8 @@ from ichx.cache.mixture_cache import plan_dataset_caches
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset, load_folds, load_masks
-from ichx.datasets.mix import MixRequest, PartRequest, ensure_joint, mix_datasets
+from ichx.datasets.mix import ensure_joint, mix_datasets
+from ichx.datasets.mix_request import MixRequest, PartRequest
 from ichx.errors import ConflictError
 from ichx.evaluation.audit import audit
 from ichx.evaluation.checks import WrongError

@@ -13,7 +13,8 @@ from permissions import permissions_enforced
 
 from ichx.errors import ConflictError, StorageError
 from ichx.experiments.folder_record import check_folder, describe_again, describe_all
-from ichx.experiments.gc import Garbage, delete
+from ichx.experiments.garbage import Garbage
+from ichx.experiments.gc import delete
 from ichx.experiments.run import run_experiment
 from ichx.project import Project
 from ichx.store import open_store

@@ -151,7 +151,7 @@ def test_an_archive_names_its_members(project: Project, dataset_root: Path, tmp_
 
 
 def test_trash_and_garbage(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ichx.experiments.gc.FRESH_SECONDS", -1)
+    monkeypatch.setattr("ichx.experiments.garbage.FRESH_SECONDS", -1)
     made = sequence(project, 1, inputs=("features",))
     run_experiment(project, made.number, folds=[0])
     folder = project.workspace.experiment_files(1).features_folder

@@ -3,12 +3,14 @@
 import csv
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from conftest import Program
 
+from ichx.datasets.add import AddRequest, add_dataset
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.register import ExperimentRequest, new_experiment
@@ -17,6 +19,7 @@ from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.plugins import load_registry
 from ichx.project import Project
+from ichx.recipe_text import apply_settings, from_toml, to_toml
 from ichx.store import open_store
 from ichx.training import trainer
 from ichx.training.epoch_loop import validate
@@ -59,7 +62,9 @@ def root(phantom: PhantomFiles, tmp_path: Path, ichx: Program) -> Path:
     return tmp_path
 
 
-def oof(root: Path, *, workers: int = 0, pooling: str = "noisy_or", stop: bool = False) -> np.ndarray:
+def oof(
+    root: Path, *, workers: int = 0, pooling: str = "posterior", start: float = 0.5, stop: bool = False
+) -> np.ndarray:
     """Return the OOF logits of fold 0 of a new experiment."""
     workspace = open_workspace(root)
     settings = [
@@ -69,6 +74,7 @@ def oof(root: Path, *, workers: int = 0, pooling: str = "noisy_or", stop: bool =
         "input.crop=0",
         "precision=fp32",
         f"loss.study_pooling={pooling}",
+        f"loss.study_start={start}",
     ]
     with open_store(workspace) as store:
         project = Project(workspace, store, load_registry())
@@ -102,7 +108,26 @@ def test_a_run_resumes_to_the_bit_with_any_number_of_workers(root: Path) -> None
     complete = oof(root)
     assert np.array_equal(complete, oof(root, workers=1))
     assert np.array_equal(complete, oof(root, stop=True))
-    assert not np.array_equal(complete, oof(root, pooling="max"))
+    others = [oof(root, pooling="max"), oof(root, pooling="noisy_or"), oof(root, start=0), oof(root, start=1)]
+    assert not any(np.array_equal(complete, other) for other in others)
+
+
+def test_where_studies_are_labelled_new_experiments_train_on_posteriors(root: Path, phantom: PhantomFiles) -> None:
+    workspace = open_workspace(root)
+    with open_store(workspace) as store:
+        project = Project(workspace, store, load_registry())
+        add_dataset(project, AddRequest("slices", phantom.train, labels=phantom.train_labels, folds=2))
+
+        def pooling(**given: Any) -> str:
+            request = ExperimentRequest(**{"plugin": "tiny_resnet", "settings": SETTINGS, "dataset": "st"} | given)
+            recipe = from_toml(new_experiment(store, project.registry, request).recipe)
+            return recipe.loss.study_pooling
+
+        (root / "own.toml").write_text(to_toml(apply_settings(load_registry().get("tiny_resnet").recipe, SETTINGS)))
+        assert pooling() == "posterior"
+        assert pooling(settings=[*SETTINGS, "loss.study_pooling=noisy_or"]) == "noisy_or"
+        assert pooling(file=root / "own.toml", settings=[]) == "noisy_or", "a recipe from a file stays as it is"
+        assert pooling(dataset="slices") == "noisy_or", "it has no effect, and the digest stays the same"
 
 
 def test_from_the_command_line_to_scores_of_studies(root: Path, ichx: Program) -> None:

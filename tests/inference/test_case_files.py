@@ -19,6 +19,7 @@ from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, w
 from ichx.inference.file_catalog import HASHED
 from ichx.inference.predict import FileOutputs, FilePredictions, predict_files
 from ichx.inference.prediction_files import write_id_map
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
 from ichx.plugins import load_registry
@@ -57,11 +58,13 @@ def files(tmp_path: Path) -> Path:
 def evaluated(project: Project, files: Path, *, keep_ids: bool = False) -> EvaluatedSlices:
     request = AddRequest("other", files, labels=files.with_name("labels.csv"), keep_ids=keep_ids, folds=2)
     add_dataset(project, request)
-    return evaluate_slices(project, 2, "other", OPTIONS, callbacks=RunCallbacks())[1]
+    model = ready_experiment(project, 2, OPTIONS, print)
+    return evaluate_slices(project, model, "other", callbacks=RunCallbacks())[1]
 
 
 def predicted(project: Project, files: Path, outputs: FileOutputs) -> FilePredictions:
-    return predict_files(project, 2, files, OPTIONS, callbacks=RunCallbacks(), outputs=outputs)
+    model = ready_experiment(project, 2, OPTIONS, print)
+    return predict_files(project, model, files, callbacks=RunCallbacks(), outputs=outputs)
 
 
 def test_predictions_with_ids_equal_those_with_hashes(project: Project, files: Path, tmp_path: Path) -> None:

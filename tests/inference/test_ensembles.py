@@ -17,8 +17,8 @@ from ichx.evaluation.ensemble import EnsembleRequest, make_ensemble
 from ichx.evaluation.metric import score
 from ichx.evaluation.predictions import read_predictions
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.inference.evaluate import evaluate_slices_with
-from ichx.inference.predict import FilePredictions, predict_files_with
+from ichx.inference.evaluate import evaluate_slices
+from ichx.inference.predict import FilePredictions, predict_files
 from ichx.inference.ready_model import ready_ensemble
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
@@ -42,7 +42,7 @@ def submitted(path: Path, ids: list[str]) -> np.ndarray:
 
 
 def predicted(project: Project, source: Path) -> FilePredictions:
-    return predict_files_with(project, ready_ensemble(project, 1, OPTIONS), source, callbacks=RunCallbacks())
+    return predict_files(project, ready_ensemble(project, 1, OPTIONS), source, callbacks=RunCallbacks())
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_scores_on_another_dataset(ready: Project, tmp_path: Path) -> None:
     add_dataset(ready, AddRequest("other", other.train, labels=other.train_labels, folds=2))
     make_ensemble(ready, EnsembleRequest(members=(1, 2), method="mean"))
     model = ready_ensemble(ready, 1, OPTIONS)
-    found, slices = evaluate_slices_with(ready, model, "other", callbacks=RunCallbacks())
+    found, slices = evaluate_slices(ready, model, "other", callbacks=RunCallbacks())
     files = predicted(ready, other.train).slices.set_index("slice_id")
     truth = load_dataset(ready, "other").slices.set_index("slice_id").loc[files.index]
     labels = truth[list(LABELS)].to_numpy(float)
@@ -102,10 +102,10 @@ def test_scores_on_another_dataset(ready: Project, tmp_path: Path) -> None:
     assert len(stored) == 8, "two members, folds and views"
     shutil.rmtree(other.train)
     shutil.rmtree(ready.workspace.cache_dir)
-    again, _ = evaluate_slices_with(ready, model, "other", callbacks=RunCallbacks())
+    again, _ = evaluate_slices(ready, model, "other", callbacks=RunCallbacks())
     assert again == found
     with pytest.raises(ConflictError, match="ph is the dataset of experiment"):
-        evaluate_slices_with(ready, model, "ph", callbacks=RunCallbacks())
+        evaluate_slices(ready, model, "ph", callbacks=RunCallbacks())
 
 
 def test_ensembles_that_cannot_predict(ready: Project) -> None:

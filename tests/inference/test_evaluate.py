@@ -16,7 +16,7 @@ from ichx.evaluation.evaluation_count import count_evaluations
 from ichx.evaluation.metric import score
 from ichx.evaluation.scores import study_scores
 from ichx.experiments.callbacks import RunCallbacks
-from ichx.inference.evaluate import Evaluation, evaluate_slices, evaluate_slices_with
+from ichx.inference.evaluate import Evaluation, evaluate_slices
 from ichx.inference.predict import predict_files
 from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
@@ -57,18 +57,16 @@ def evaluated(workspace: Workspace, store: Store, dataset: str = "other", **opti
         precision=options.pop("precision", "auto"),
     )
     project = Project(workspace, store, load_registry())
-    if "overlap" in options:
-        model = ready_experiment(project, 2, wanted, print)
-        return evaluate_slices_with(project, model, dataset, callbacks=RunCallbacks(), **options)[0]
-    return evaluate_slices(project, 2, dataset, wanted, callbacks=RunCallbacks(), **options)[0]
+    model = ready_experiment(project, 2, wanted, print)
+    return evaluate_slices(project, model, dataset, callbacks=RunCallbacks(), **options)[0]
 
 
 def test_scores_follow_from_the_predictions(place: tuple[Workspace, Store, Path]) -> None:
     workspace, store, files = place
     found = evaluated(workspace, store, tta="hflip", pooling="noisy_or")
-    predicted = predict_files(
-        Project(workspace, store, load_registry()), 2, files, InferenceOptions("hflip"), callbacks=RunCallbacks()
-    ).slices
+    project = Project(workspace, store, load_registry())
+    model = ready_experiment(project, 2, InferenceOptions("hflip"), print)
+    predicted = predict_files(project, model, files, callbacks=RunCallbacks()).slices
     truth = load_dataset(Project(workspace, store), "other").slices.set_index("slice_id").loc[predicted["slice_id"]]
     labels, made = truth[list(LABELS)].to_numpy(float), predicted[list(LABELS)].to_numpy(float)
     assert found.slices.scores.log_loss == pytest.approx(score(labels, made), abs=1e-6)

@@ -12,7 +12,7 @@ from conftest import SCRATCH, Program
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
-from ichx.datasets.reader_labels import write_reader_labels
+from ichx.datasets.reader_labels import READERS_FILE
 from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project
 from ichx.store import open_store
@@ -49,9 +49,8 @@ def prepared(trained_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
             for reader in range(3):
                 wrong = i % 7 == reader
                 rows.append((study, f"R{reader + 1}", LABEL, float(value) if not wrong else 1 - float(value)))
-        write_reader_labels(
-            workspace.root / found.version.path, pd.DataFrame(rows, columns=["study", "reader", "label", "value"])
-        )
+        readers = pd.DataFrame(rows, columns=["study", "reader", "label", "value"])
+        readers.to_parquet(workspace.root / found.version.path / READERS_FILE, index=False)
     return root
 
 
@@ -88,6 +87,7 @@ def test_a_recalibration_is_applied_without_refitting(ichx: Program, root: Path,
     slope = before["calibration"]["any"]["slope"]["value"]
     assert difference == pytest.approx(-slope * line["intercept"], abs=1e-6)
     assert before["operating_points"] == after["operating_points"]
+    assert "used by 1 evaluation" in ichx("data", "show", "ours", cwd=root).out
     assert len(before["operating_points"]) == 1
 
     files = load_files(root)
@@ -128,6 +128,7 @@ def test_models_are_compared_on_the_same_slices(ichx: Program, root: Path) -> No
     one, two = (of["slices"]["scores"]["log_loss"] for of in (found, other))
     assert paired["slices"]["value"] == pytest.approx(one - two, abs=1e-9)
     assert paired["slices"]["low"] <= paired["slices"]["value"] <= paired["slices"]["high"]
+    assert paired["marks"] == other["marks"]
     areas = [of["studies"]["scores"]["labels"][5]["auc"] for of in (found, other)]
     assert paired["study_auc"]["any"]["first"] == pytest.approx(areas[0], abs=1e-9)
     assert paired["study_auc"]["any"]["second"] == pytest.approx(areas[1], abs=1e-9)

@@ -42,6 +42,7 @@ from ichx.inference import member_predictions as inference
 from ichx.inference.export import ExportRequest, export_experiment
 from ichx.inference.member_predictions import split_at_series
 from ichx.inference.predict import FileOutputs, FilePredictions, predict_files
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.scratch import PREFIX, scratch_folder
 from ichx.inference.trained import InferenceOptions, find_trained, open_networks, training_warnings
 from ichx.labels import LABELS
@@ -84,14 +85,9 @@ def trained(trained_root: Path) -> Iterator[Place]:
 def predicted(
     place: Place, source: Path, number: int = 2, features: Path | None = None, **options: Any
 ) -> FilePredictions:
-    found = predict_files(
-        Project(*place, load_registry()),
-        number,
-        source,
-        InferenceOptions(**options),
-        callbacks=RunCallbacks(),
-        outputs=FileOutputs(features=features),
-    )
+    project = Project(*place, load_registry())
+    model = ready_experiment(project, number, InferenceOptions(**options), print)
+    found = predict_files(project, model, source, callbacks=RunCallbacks(), outputs=FileOutputs(features=features))
     assert not own_scratch_folders(place)
     return found
 
@@ -316,7 +312,9 @@ def test_folds_that_cannot_predict(trained_copy: Path, phantom: PhantomFiles) ->
         with pytest.raises(NotFoundError, match="2"):
             predicted(place, phantom.test, new, folds=[2])
         watch = Notes()
-        found = predict_files(Project(workspace, store, registry), new, phantom.test, callbacks=watch)
+        project = Project(workspace, store, registry)
+        model = ready_experiment(project, new, None, watch.note)
+        found = predict_files(project, model, phantom.test, callbacks=watch)
         assert found.folds == (1,)
         assert f"experiment {new} predicts with 1 of 2 folds: 1" in watch.notes
         weights = workspace.experiment_dir(new) / "fold-1" / "weights.safetensors"
@@ -387,8 +385,9 @@ def test_an_error_removes_the_scratch_folder_too(trained: Place, phantom: Phanto
             for file in (tmp_path / "files").iterdir():
                 file.unlink()
 
+    project, watch = Project(*trained, load_registry()), Removing()
     with pytest.raises(IchxError, match=str(tmp_path)):
-        predict_files(Project(*trained, load_registry()), 2, tmp_path / "files", callbacks=Removing())
+        predict_files(project, ready_experiment(project, 2, None, watch.note), tmp_path / "files", callbacks=watch)
     assert not own_scratch_folders(trained)
 
 

@@ -12,6 +12,7 @@ from zip_files import zip_folder
 
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.inference.predict import FilePredictions, predict_files
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import ANY, LABELS
 from ichx.plugins import load_registry
@@ -30,8 +31,8 @@ def project(trained_root: Path) -> Iterator[Project]:
 
 
 def predicted(project: Project, source: Path) -> FilePredictions:
-    options = InferenceOptions(folds=[0], device="cpu")
-    return predict_files(project, 2, source, options, callbacks=RunCallbacks())
+    model = ready_experiment(project, 2, InferenceOptions(folds=[0], device="cpu"), print)
+    return predict_files(project, model, source, callbacks=RunCallbacks())
 
 
 def break_files(folder: Path, ids: list[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from ichx.experiments.callbacks import RunCallbacks
 from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.inference.evaluate import evaluate_slices
 from ichx.inference.pseudo import PseudoReport, PseudoRequest, create_pseudo_labels
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import ANY, LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
@@ -235,7 +236,7 @@ def test_what_is_refused(place: Project, phantom: PhantomFiles) -> None:
         new_experiment(place.store, place.registry, ExperimentRequest("tiny_resnet", dataset="pseudo"))
     assert new_experiment(place.store, place.registry, ExperimentRequest("tiny_resnet")).dataset == "ph"
     with pytest.raises(UnsupportedError, match="never scored"):
-        evaluate_slices(place, 2, "pseudo", CPU, callbacks=RunCallbacks())
+        evaluate_slices(place, ready_experiment(place, 2, CPU, print), "pseudo", callbacks=RunCallbacks())
 
 
 def test_a_missing_fold_is_named(place: Project) -> None:

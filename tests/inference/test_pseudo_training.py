@@ -1,10 +1,12 @@
 """Trainings on pseudo-labels: which labels a fold reads, what the audit finds, and the mark of transductive scores."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from ichx.cache.dataset_removal import remove_dataset
@@ -24,6 +26,7 @@ from ichx.experiments.register import ExperimentRequest, new_experiment
 from ichx.experiments.run import run_experiment
 from ichx.inference.evaluate import evaluate_slices
 from ichx.inference.pseudo import PseudoRequest, create_pseudo_labels
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import ANY, LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
@@ -219,16 +222,62 @@ def test_a_mixture_on_other_folds_is_refused(mixed: Project, tmp_path: Path) -> 
     table = data.slices[["slice_id"]].assign(fold=1 - folds)
     table.to_csv(tmp_path / "folds.csv", index=False)
     import_folds(mixed, "ph", tmp_path / "folds.csv", name="swapped")
-    from ichx.datasets.mix import MixRequest, PartRequest, mix_datasets
+    from ichx.datasets.mix import mix_datasets
+    from ichx.datasets.mix_request import MixRequest, PartRequest
 
     parts = (PartRequest("ph"), PartRequest("pseudo"))
     with pytest.raises(ConflictError, match="another fold"):
         mix_datasets(mixed, MixRequest("swapped-mix", parts, folds="swapped"))
     assert mix_datasets(mixed, MixRequest("fine", parts)).created
+    with pytest.raises(ConflictError, match="another fold"):
+        import_joint_folds(mixed, tmp_path, lambda folds: np.where(folds < 0, folds, 1 - folds))
+    with pytest.raises(ConflictError, match="would be scored"):
+        import_joint_folds(mixed, tmp_path, lambda folds: np.maximum(folds, 0))
+    import_joint_folds(mixed, tmp_path, lambda folds: folds)
+
+
+def import_joint_folds(project: Project, folder: Path, change: "Callable[[np.ndarray], np.ndarray]") -> None:
+    """Import the changed folds of the mixture `ph+pseudo`."""
+    version = project.store.version("ph+pseudo")
+    slices = load_version(project.workspace, version).slices
+    folds = change(load_folds(project.workspace, version, version.folds[0], slices))
+    slices[["slice_id"]].assign(fold=folds).to_csv(folder / "joint.csv", index=False)
+    import_folds(project, "ph+pseudo", folder / "joint.csv", name="joint")
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_other_files_of_the_same_patients_are_compared_by_ids(mixed: Project, tmp_path: Path) -> None:
+    """A part without a slice of the labelled dataset, but with its patients in exchanged folds."""
+    data = load_version(mixed.workspace, mixed.store.version("ph"))
+    copies = shutil.copytree(data.source, tmp_path / "copies")
+    rows = ["ID,Label"]
+    for path in sorted(copies.rglob("*.dcm")):
+        header = pydicom.dcmread(path)
+        header.SOPInstanceUID = f"{header.SOPInstanceUID}0"
+        header.save_as(path)
+        rows += [f"{header.SOPInstanceUID}_{name},{len(rows) % 2}" for name in LABELS]
+    (tmp_path / "copies.csv").write_text("\n".join(rows) + "\n")
+    add_dataset(mixed, AddRequest("copies", copies, labels=tmp_path / "copies.csv", folds=2, fold_seed=5))
+    version = mixed.store.version("copies")
+    slices = load_version(mixed.workspace, version).slices
+    own = load_folds(mixed.workspace, mixed.store.version("ph"), mixed.store.version("ph").folds[0], data.slices)
+    fold_of = dict(zip(data.slices["patient"], own, strict=True))
+    same = np.array([fold_of[patient] for patient in slices["patient"]])
+    for name, folds in (("same", same), ("swapped", 1 - same)):
+        slices[["slice_id"]].assign(fold=folds).to_csv(tmp_path / f"{name}.csv", index=False)
+        import_folds(mixed, "copies", tmp_path / f"{name}.csv", name=name)
+    from ichx.datasets.mix import mix_datasets
+    from ichx.datasets.mix_request import MixRequest, PartRequest
+
+    parts = (PartRequest("copies"), PartRequest("pseudo"))
+    assert mix_datasets(mixed, MixRequest("fine", parts, folds="same")).created
+    with pytest.raises(ConflictError, match="another fold"):
+        mix_datasets(mixed, MixRequest("leak", parts, folds="swapped"))
 
 
 def test_only_pseudo_labels_are_no_mixture(mixed: Project) -> None:
-    from ichx.datasets.mix import MixRequest, PartRequest, mix_datasets
+    from ichx.datasets.mix import mix_datasets
+    from ichx.datasets.mix_request import MixRequest, PartRequest
 
     with pytest.raises(ConflictError):
         mix_datasets(mixed, MixRequest("two", (PartRequest("pseudo"), PartRequest("new"))))
@@ -244,7 +293,8 @@ def test_transductive_scores_are_marked(project: Project, phantom: PhantomFiles)
     experiment = registered(project)
     assert marks(experiment) == ("transductive", "partial (0 of 2 folds)")
     run_experiment(project, experiment.number, options=RunOptions(workers=0))
-    found, _ = evaluate_slices(project, experiment.number, "truth", CPU, callbacks=RunCallbacks())
+    model = ready_experiment(project, experiment.number, CPU, print)
+    found, _ = evaluate_slices(project, model, "truth", callbacks=RunCallbacks())
     assert "transductive" in found.marks
     number = make_ensemble(project, EnsembleRequest(members=[experiment.number], tta="none")).ensemble.number
     assert "transductive" in marks(project.store.ensemble(number))

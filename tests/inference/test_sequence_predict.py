@@ -16,6 +16,7 @@ from ichx.experiments.register import ExperimentRequest
 from ichx.experiments.register_sequence import new_sequence
 from ichx.experiments.run import run_experiment
 from ichx.inference.predict import FileOutputs, predict_files
+from ichx.inference.ready_model import ready_experiment
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.project import Project
@@ -45,12 +46,12 @@ def test_files_are_predicted_as_the_test_set_was(
     ]
     expected = mean_of([probabilities(one.logits) for one in stored], "logit")
     assert phantom.test is not None
-    for tta in ("none", "hflip"):
-        found = predict_files(project, number, phantom.test, callbacks=Callbacks())
-        table = found.slices.set_index("slice_id").loc[stored[0].slice_ids.tolist()]
-        # The features come from other batches, so that the last digit of float16 may differ.
-        tolerance = 1e-6 if inputs == ("logits",) else 1e-3
-        np.testing.assert_allclose(table[list(LABELS)].to_numpy(), expected, atol=tolerance, err_msg=tta)
+    model = ready_experiment(project, number, None, print)
+    found = predict_files(project, model, phantom.test, callbacks=Callbacks())
+    table = found.slices.set_index("slice_id").loc[stored[0].slice_ids.tolist()]
+    # The features come from other batches, so that the last digit of float16 may differ.
+    tolerance = 1e-6 if inputs == ("logits",) else 1e-3
+    np.testing.assert_allclose(table[list(LABELS)].to_numpy(), expected, atol=tolerance)
     assert found.folds == (0, 1)
     of_studies = [one.study_logits for one in stored if one.study_logits is not None]
     assert len(of_studies) == len(stored)
@@ -58,17 +59,18 @@ def test_files_are_predicted_as_the_test_set_was(
     mean = pd.DataFrame(mean_of([probabilities(z) for z in of_studies], "logit")).groupby(ids.to_numpy()).first()
     studies = found.studies.set_index("study").loc[mean.index, [f"learnt_{label}" for label in LABELS]]
     np.testing.assert_allclose(studies.to_numpy(), mean.to_numpy(), atol=tolerance)
-    plain = predict_files(project, 1, phantom.test, callbacks=Callbacks())
+    plain = predict_files(project, ready_experiment(project, 1, None, print), phantom.test, callbacks=Callbacks())
     assert not [name for name in plain.studies if name.startswith("learnt")]
+    outputs = FileOutputs(features=Path("x.csv"))
     with pytest.raises(UnsupportedError, match=str(number)):
-        predict_files(project, number, phantom.test, callbacks=Callbacks(), outputs=FileOutputs(features=Path("x.csv")))
+        predict_files(project, model, phantom.test, callbacks=Callbacks(), outputs=outputs)
 
 
 def test_a_sequence_experiment_of_sequence_experiments_predicts(project: Project, phantom: PhantomFiles) -> None:
     first = trained(project, 1, 2, inputs=("logits",))
     second = trained(project, 3, first, inputs=("logits",))
     assert phantom.test is not None
-    found = predict_files(project, second, phantom.test, callbacks=Callbacks())
+    found = predict_files(project, ready_experiment(project, second, None, print), phantom.test, callbacks=Callbacks())
     slices = load_version(project.workspace, project.store.version("ph-test")).slices
     assert found.predicted == len(slices)
     # The member was retrained, and its new predictions are recorded.
@@ -76,7 +78,7 @@ def test_a_sequence_experiment_of_sequence_experiments_predicts(project: Project
     facts = {name: value for name, value in vars(old).items() if name != "created"}
     project.store.add_predictions([PredictionDraft(**facts | {"digest": "0" * 64})])
     with pytest.raises(ChangedDataError, match="experiment 1"):
-        predict_files(project, second, phantom.test, callbacks=Callbacks())
+        predict_files(project, ready_experiment(project, second, None, print), phantom.test, callbacks=Callbacks())
 
 
 def test_another_dataset_is_evaluated(project: Project, ichx: Program, tmp_path: Path) -> None:

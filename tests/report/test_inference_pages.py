@@ -11,16 +11,14 @@ from dicom_files import write_ct
 from report_pages import Page, parse
 
 from ichx.datasets.add import AddRequest, add_dataset
-from ichx.evaluation.operating_points import (
-    Subject,
-    ThresholdRequest,
-    apply_thresholds,
-    choose_threshold,
-    remove_threshold,
-)
+from ichx.evaluation.operating_points import apply_thresholds, choose_threshold
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.threshold_choice import ThresholdRequest
+from ichx.evaluation.threshold_file import remove_threshold
 from ichx.experiments.callbacks import RunCallbacks
 from ichx.inference.evaluate import EvaluatedSlices, Evaluation, evaluate_slices
 from ichx.inference.predict import FilePredictions, predict_files
+from ichx.inference.ready_model import ready_experiment
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import ANY, LABELS
 from ichx.phantom.dicom_files import PhantomFiles, write_phantom
@@ -54,7 +52,8 @@ def project(trained_root: Path, other: PhantomFiles, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def evaluated(project: Project) -> tuple[Evaluation, EvaluatedSlices]:
-    return evaluate_slices(project, 2, "other", OPTIONS, callbacks=RunCallbacks())
+    model = ready_experiment(project, 2, OPTIONS, print)
+    return evaluate_slices(project, model, "other", callbacks=RunCallbacks())
 
 
 def shares(*values: float | None) -> list[str]:
@@ -154,7 +153,7 @@ def predicted(project: Project, phantom: PhantomFiles, tmp_path_factory: pytest.
     assert phantom.test is not None
     shutil.copytree(phantom.test, folder)
     write_ct(folder / "mr.dcm", Modality="MR", StudyInstanceUID="<b>other</b>")
-    return predict_files(project, 2, folder, OPTIONS, callbacks=RunCallbacks())
+    return predict_files(project, ready_experiment(project, 2, OPTIONS, print), folder, callbacks=RunCallbacks())
 
 
 def series_rows(page: Page) -> dict[str, list[str]]:

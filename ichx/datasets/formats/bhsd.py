@@ -5,14 +5,20 @@ from typing import Final
 
 import numpy as np
 
-from ichx.datasets.formats.contract import DatasetFormat, FormatContents, MaskPair, ReplicaOptions
+from ichx.datasets.formats.contract import DatasetFormat, FormatContents, ReplicaOptions
 from ichx.datasets.formats.files import FormatFiles
 from ichx.datasets.formats.replica import replica_studies
-from ichx.datasets.formats.rsna_volumes import STUDY, rsna_ids, rsna_name
-from ichx.datasets.formats.volume_files import common_folder, plain_name, relative, write_volume
+from ichx.datasets.formats.rsna_volumes import RSNA_NOTE, STUDY, rsna_ids, rsna_name
+from ichx.datasets.formats.volume_files import (
+    common_folder,
+    mask_pairs,
+    plain_name,
+    relative,
+    unlabelled_note,
+    write_volume,
+)
 from ichx.datasets.ingest import ProgressCallback
 from ichx.labels import SUBTYPES
-from ichx.text import format_count, format_examples
 
 MASK_VALUES: Final = dict(enumerate(SUBTYPES, start=1))
 """Epidural, intraparenchymal, intraventricular, subarachnoid, subdural: EDH, IPH, IVH, SAH, SDH."""
@@ -31,19 +37,16 @@ def read(files: FormatFiles) -> FormatContents:
         raise files.unlike("it has masks only, and no folder images")
     folder = common_folder(files, images)
     volumes = {plain_name(name): relative(name, folder) for name in images}
-    notes = [
-        "Volumes are studies of RSNA 2019 under its ids: do not evaluate models that were trained on RSNA on them."
-    ]
-    without = sorted(set(volumes) - set(masks))
-    if not masks:
+    notes = [RSNA_NOTE]
+    if masks:
+        notes += unlabelled_note(set(volumes) - set(masks))
+    else:
         notes.append("The source has no masks: the dataset is unlabelled.")
-    elif without:
-        notes.append(f"{format_count(len(without), 'volume')} without a mask has no labels{format_examples(without)}.")
     return FormatContents(
         folder=folder,
         include=rf"(^|/){_FILE}",
         ids={name: rsna_ids(volume) for volume, name in volumes.items()},
-        masks=tuple(MaskPair(name, masks[volume]) for volume, name in volumes.items() if volume in masks),
+        masks=mask_pairs(volumes, masks),
         mask_values=MASK_VALUES,
         labels_from_masks=True,
         notes=tuple(notes),

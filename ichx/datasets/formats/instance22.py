@@ -5,12 +5,19 @@ from typing import Final
 
 import numpy as np
 
-from ichx.datasets.formats.contract import DatasetFormat, FileIds, FormatContents, MaskPair, ReplicaOptions
+from ichx.datasets.formats.contract import DatasetFormat, FileIds, FormatContents, ReplicaOptions
 from ichx.datasets.formats.files import FormatFiles
 from ichx.datasets.formats.replica import replica_studies
-from ichx.datasets.formats.volume_files import BINARY_NOTE, common_folder, plain_name, relative, write_volume
+from ichx.datasets.formats.volume_files import (
+    BINARY_NOTE,
+    common_folder,
+    mask_pairs,
+    plain_name,
+    relative,
+    unlabelled_note,
+    write_volume,
+)
 from ichx.datasets.ingest import ProgressCallback
-from ichx.text import format_count, format_examples
 
 _TRAIN: Final = r"(^|/)train(_\d+)?"
 _FILE: Final = r"\d+\.nii(\.gz)?$"
@@ -22,16 +29,13 @@ def read(files: FormatFiles) -> FormatContents:
     folder = common_folder(files, found)
     volumes = {plain_name(name): relative(name, folder) for name in found}
     masks = {plain_name(name): name for name in files.require(rf"{_TRAIN}/labels?/{_FILE}", "masks train_2/label")}
-    notes = [BINARY_NOTE]
-    if without := sorted(set(volumes) - set(masks)):
-        notes.append(f"{format_count(len(without), 'volume')} without a mask has no labels{format_examples(without)}.")
     return FormatContents(
         folder=folder,
         include=rf"(^|/){_FILE}",
         ids={name: FileIds(volume=volume) for volume, name in volumes.items()},
-        masks=tuple(MaskPair(name, masks[volume]) for volume, name in volumes.items() if volume in masks),
+        masks=mask_pairs(volumes, masks),
         labels_from_masks=True,
-        notes=tuple(notes),
+        notes=(BINARY_NOTE, *unlabelled_note(set(volumes) - set(masks))),
     )
 
 

@@ -8,11 +8,11 @@ from typing import Final
 import numpy as np
 
 from ichx.datasets.formats.bhsd import MASK_VALUES
-from ichx.datasets.formats.contract import DatasetFormat, FormatContents, MaskPair, ReplicaOptions
+from ichx.datasets.formats.contract import DatasetFormat, FormatContents, ReplicaOptions
 from ichx.datasets.formats.files import FormatFiles
 from ichx.datasets.formats.replica import replica_studies
-from ichx.datasets.formats.rsna_volumes import STUDY, rsna_ids, rsna_name
-from ichx.datasets.formats.volume_files import common_folder, relative, write_volume
+from ichx.datasets.formats.rsna_volumes import RSNA_NOTE, STUDY, rsna_ids, rsna_name
+from ichx.datasets.formats.volume_files import common_folder, mask_pairs, relative, unlabelled_note, write_volume
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.label_table import LabelTable
 from ichx.labels import ANY, LABELS, SUBTYPES
@@ -35,9 +35,7 @@ def read(files: FormatFiles) -> FormatContents:
         rater = int(re.findall(r"label_annot_(\d+)", name)[-1])
         raters.setdefault(name.split("/")[-2], []).append((rater, name))
     masks = {case: sorted(of_case)[0][1] for case, of_case in raters.items() if case in volumes}
-    notes = [
-        "Volumes are studies of RSNA 2019 under its ids: do not evaluate models that were trained on RSNA on them."
-    ]
+    notes = [RSNA_NOTE]
     if several := sorted(case for case in masks if len(raters[case]) > 1):
         count = format_count(len(several), "volume")
         notes.append(f"{count} with masks of several raters: the one with the lowest number counts.")
@@ -45,13 +43,13 @@ def read(files: FormatFiles) -> FormatContents:
     cases = sorted(set(volumes) - set(masks))
     labels = _labels(files, tables[0], set(cases)) if tables and cases else ()
     if cases and not tables:
-        notes.append(f"{format_count(len(cases), 'volume')} without a mask has no labels{format_examples(cases)}.")
+        notes += unlabelled_note(cases)
     return FormatContents(
         folder=folder,
         include=image,
         ids={name: rsna_ids(case) for case, name in volumes.items()},
         labels=labels,
-        masks=tuple(MaskPair(volumes[case], mask) for case, mask in masks.items()),
+        masks=mask_pairs(volumes, masks),
         mask_values=MASK_VALUES,
         labels_from_masks=bool(masks),
         notes=tuple(notes),

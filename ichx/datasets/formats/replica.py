@@ -28,14 +28,11 @@ REPLICA_PREVALENCE: Final = {ANY: 0.4}
 """Share of positive slices: replicas are small, and each subtype should occur."""
 
 
-def replica_studies(
-    options: ReplicaOptions, progress: ProgressCallback, *, start: int = 0, count: int | None = None
-) -> Iterator[PhantomStudy]:
-    """Yield the `count` studies of a replica from number `start` on, all of `options` by default."""
-    total = options.patients if count is None else count
-    for number in range(start, start + total):
+def replica_studies(options: ReplicaOptions, progress: ProgressCallback) -> Iterator[PhantomStudy]:
+    """Yield the studies of a replica."""
+    for number in range(options.patients):
         yield make_study(options.seed, number, size=options.size, prevalence=REPLICA_PREVALENCE)
-        progress(number + 1, start + total)
+        progress(number + 1, options.patients)
 
 
 def write_replica(

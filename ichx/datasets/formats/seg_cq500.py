@@ -5,12 +5,18 @@ from typing import Final
 
 import numpy as np
 
-from ichx.datasets.formats.contract import DatasetFormat, FileIds, FormatContents, MaskPair, ReplicaOptions
+from ichx.datasets.formats.contract import DatasetFormat, FileIds, FormatContents, ReplicaOptions
 from ichx.datasets.formats.files import FormatFiles
 from ichx.datasets.formats.replica import replica_studies
-from ichx.datasets.formats.volume_files import BINARY_NOTE, common_folder, relative, write_volume
+from ichx.datasets.formats.volume_files import (
+    BINARY_NOTE,
+    common_folder,
+    mask_pairs,
+    relative,
+    unlabelled_note,
+    write_volume,
+)
 from ichx.datasets.ingest import ProgressCallback
-from ichx.text import format_count, format_examples
 
 _VOLUME: Final = r"(^|/)CT\.nii(\.gz)?$"
 
@@ -23,19 +29,14 @@ def read(files: FormatFiles) -> FormatContents:
     folder = common_folder(files, found, depth=2)
     volumes = {name.split("/")[-2]: relative(name, folder) for name in found}
     masks = {name.split("/")[-2]: name for name in files.require(r"/ICH_mask\.nii(\.gz)?$", "masks ICH_mask.nii.gz")}
-    notes = [
-        "Volumes are studies of CQ500: do not evaluate on both as if they were independent.",
-        BINARY_NOTE,
-    ]
-    if without := sorted(set(volumes) - set(masks)):
-        notes.append(f"{format_count(len(without), 'volume')} without a mask has no labels{format_examples(without)}.")
+    independent = "Volumes are studies of CQ500: do not evaluate on both as if they were independent."
     return FormatContents(
         folder=folder,
         include=_VOLUME,
         ids={name: FileIds(volume=case) for case, name in volumes.items()},
-        masks=tuple(MaskPair(name, masks[case]) for case, name in volumes.items() if case in masks),
+        masks=mask_pairs(volumes, masks),
         labels_from_masks=True,
-        notes=tuple(notes),
+        notes=(independent, BINARY_NOTE, *unlabelled_note(set(volumes) - set(masks))),
     )
 
 

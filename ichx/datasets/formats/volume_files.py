@@ -1,14 +1,16 @@
 """What formats of NIfTI volumes share: finding volumes and masks, and writing synthetic ones."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
+from ichx.datasets.formats.contract import MaskPair
 from ichx.datasets.formats.files import FormatFiles
 from ichx.datasets.volumes import SUFFIX
 from ichx.phantom.study import PhantomStudy
+from ichx.text import format_count, format_examples
 
 BINARY_NOTE = (
     "Masks are binary: the labels are `any` of each slice; subtypes are 0 in negative slices and unknown in others."
@@ -36,6 +38,18 @@ def common_folder(files: FormatFiles, names: Sequence[str], depth: int = 1) -> s
 def relative(name: str, folder: str) -> str:
     """Return `name` relative to `folder`; both are relative to the source."""
     return name[len(folder) + 1 :] if folder else name
+
+
+def mask_pairs(volumes: Mapping[str, str], masks: Mapping[str, str]) -> tuple[MaskPair, ...]:
+    """Return the volumes that have a mask, with it; both are files by the name of their case."""
+    return tuple(MaskPair(name, masks[case]) for case, name in volumes.items() if case in masks)
+
+
+def unlabelled_note(cases: Collection[str]) -> list[str]:
+    """Return the note about the `cases` without a mask; none if there are none."""
+    if not cases:
+        return []
+    return [f"{format_count(len(cases), 'volume')} without a mask has no labels{format_examples(sorted(cases))}."]
 
 
 def write_volume(path: Path, values: npt.NDArray[np.int16] | npt.NDArray[np.uint8], study: PhantomStudy) -> None:

@@ -32,7 +32,7 @@ const tables = new Map(); // grey levels by window
 const series = () => study.series[state.at];
 const facts = () => series().slices[state.index];
 const sized = () => (study.pixels.sizes.length ? { size: Math.max(...study.pixels.sizes) } : {});
-const pixelQuery = () => new URLSearchParams({ ...sized(), ...(study.pixels.version && { v: study.pixels.version }) });
+const pixelQuery = () => new URLSearchParams({ ...sized(), ...(study.pixels.sizes.length && { stored: 1 }), ...(study.pixels.version && { v: study.pixels.version }) });
 const urlOfSlice = (id) => {
   const query = pixelQuery();
   return `${path("pixels", id)}${query.size ? `?${query}` : ""}`;

@@ -1,9 +1,11 @@
 // Loading slices: requests, those of neighbours in advance, and the most recent ones in memory.
 
+import { unpackChunk } from "./viewer_chunks.js";
+
 const MEMORY = 96 * 1024 * 1024;
 const AHEAD = 10, BEHIND = 3;
 const AT_ONCE = 4; // requests
-const BLOCK = 8; // slices of one request
+const BLOCK = 16; // slices of one request, as many as the server sends
 const BIG_ENDIAN = new Uint8Array(new Uint16Array([1]).buffer)[0] === 0;
 
 /** Request a body of numbers. Throws an Error whose message has the problem and the remedy. */
@@ -147,31 +149,39 @@ export class SliceLoader {
   async #fetchSlice(id, signal) {
     const { buffer, headers, rows, columns } = await getMap(this.urlOf(id), signal);
     signal.throwIfAborted();
-    if (!(rows > 0 && columns > 0) || buffer.byteLength !== 2 * rows * columns) {
+    const [chunk] = chunkLengths(headers), expected = chunk ?? 2 * rows * columns;
+    if (!(rows > 0 && columns > 0) || buffer.byteLength !== expected) {
       throw new Error(`The server sent ${buffer.byteLength} bytes for ${rows} x ${columns} pixels of ${id}.`);
     }
-    this.#keep(id, buffer, rows, columns, headers.get("X-Spacing"));
+    this.#keep(id, decode(new Uint8Array(buffer), rows * columns, chunk), rows, columns, headers.get("X-Spacing"));
   }
 
-  /** Receive several slices, each of which can be shown as soon as its last byte has arrived. */
+  /** Receive several slices, each of which can be shown as soon as its last byte has arrived and been decoded. */
   async #fetchBlock({ ids }, signal) {
     const response = await fetchChecked(this.urlOfBlock(ids), signal);
-    const [rows, columns] = shape(response.headers), bytes = 2 * rows * columns;
+    const [rows, columns] = shape(response.headers), chunks = chunkLengths(response.headers);
     const missing = new Set((response.headers.get("X-Missing") || "").split(",").filter(Boolean).map(Number));
     const spacings = (response.headers.get("X-Spacing") || "").split(";");
     const coming = [...ids.keys()].filter((place) => !missing.has(place)), reader = response.body.getReader();
-    let slice = new Uint8Array(bytes), filled = 0, done = 0;
+    const bytesOf = (place) => chunks[place] ?? 2 * rows * columns;
+    let slice = null, filled = 0, done = 0;
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
       signal.throwIfAborted();
       for (let at = 0; at < part.value.length && done < coming.length; ) {
-        const taken = part.value.subarray(at, at + bytes - filled);
+        const place = coming[done];
+        slice ??= new Uint8Array(bytesOf(place));
+        const taken = part.value.subarray(at, at + slice.length - filled);
         slice.set(taken, filled);
         at += taken.length;
         filled += taken.length;
-        if (filled < bytes) continue;
-        const place = coming[done++];
-        this.#keep(ids[place], slice.buffer, rows, columns, spacings[place]);
-        [slice, filled] = [new Uint8Array(bytes), 0];
+        if (filled < slice.length) continue;
+        this.#keep(ids[place], decode(slice, rows * columns, chunks[place]), rows, columns, spacings[place]);
+        if (chunks[place] !== undefined) {
+          await nextTask(); // decoding takes a while: keys and frames come between two slices
+          signal.throwIfAborted();
+        }
+        [slice, filled] = [null, 0];
+        done++;
       }
     }
     if (done < coming.length) throw new Error(`The server sent ${done} of ${coming.length} slices.`);
@@ -181,12 +191,11 @@ export class SliceLoader {
     }
   }
 
-  #keep(id, buffer, rows, columns, spacing) {
-    if (BIG_ENDIAN) swapBytes(buffer);
+  #keep(id, hu, rows, columns, spacing) {
     // of these pixels, unlike that of the file
-    const slice = { id, rows, columns, spacing: spacing ? spacing.split(",").map(Number) : null, hu: new Int16Array(buffer) };
+    const slice = { id, rows, columns, spacing: spacing ? spacing.split(",").map(Number) : null, hu };
     this.#loaded.set(id, slice);
-    this.#bytes += buffer.byteLength;
+    this.#bytes += hu.byteLength;
     for (const [old, one] of this.#loaded) {
       if (this.#bytes <= this.memory || old === id) break;
       this.#loaded.delete(old);
@@ -194,6 +203,29 @@ export class SliceLoader {
     }
     this.#pending.get(id)?.resolve(slice);
   }
+}
+
+/** Return the length of the stored chunk of each slice of a response, undefined for slices that the server decoded. */
+function chunkLengths(headers) {
+  return (headers.get("X-Chunks") ?? "").split(",").map((text) => (text ? Number(text) : undefined));
+}
+
+/** Return the pixels of a slice that has arrived: numbers, or a stored chunk if its length is given. */
+function decode(bytes, count, chunk) {
+  if (chunk !== undefined) return unpackChunk(bytes, count);
+  if (BIG_ENDIAN) swapBytes(bytes.buffer);
+  return new Int16Array(bytes.buffer);
+}
+
+const tasks = new MessageChannel(), waiting = [];
+tasks.port1.onmessage = () => waiting.shift()();
+
+/** Wait until other tasks of the page have run. */
+function nextTask() {
+  return new Promise((resolve) => {
+    waiting.push(resolve);
+    tasks.port2.postMessage(0);
+  });
 }
 
 function swapBytes(buffer) {
