@@ -13,7 +13,7 @@ Maps = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class SlicePlace:
+class ImagePlace:
     """What determines where a slice is in a cache."""
 
     shape: tuple[int, int]
@@ -24,7 +24,7 @@ class SlicePlace:
     """Centre of the head, row and column in pixels, as the cache moved it; NaN if it did not."""
 
 
-def on_original(maps: Maps, spec: CacheSpec, place: SlicePlace) -> tuple[Maps, npt.NDArray[np.bool_]]:
+def on_original(maps: Maps, spec: CacheSpec, place: ImagePlace) -> tuple[Maps, npt.NDArray[np.bool_]]:
     """Return maps of a slice on the pixels of its image.
 
     Args:

@@ -33,7 +33,7 @@ def pseudo(
         str | None,
         typer.Option(
             "--mask-keep",
-            help="Pixels of masks that are labelled, implies --masks; default: 'any>=0.9|any<=0.05'.",
+            help="Label pixels that meet this condition, implies --masks; default: from 0.9 and up to 0.05.",
         ),
     ] = None,
     transductive: Annotated[

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.cache.hu_cache import Cache
-from ichx.cache.original_pixels import SlicePlace, on_original
+from ichx.cache.original_pixels import ImagePlace, on_original
 from ichx.cache.resize import pixel_spacings
 from ichx.cache.series_centres import rows_of_same_series, series_centres, slice_centres
 from ichx.datasets.catalog import write_parquet
@@ -256,7 +256,7 @@ class _MaskWork:
             covered = np.ones(tuple(shapes[at]), bool)
             for cache, maps, centre in zip(self.caches, of_members, centres, strict=True):
                 moved = (np.nan, np.nan) if centre is None else tuple(centre[rows[at]].tolist())
-                place = SlicePlace(tuple(shapes[at]), spacings[at], moved)
+                place = ImagePlace(tuple(shapes[at]), spacings[at], moved)
                 found, seen = on_original(maps[at], cache.spec, place)
                 total += found
                 covered &= seen

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ichx.cache.hu_cache import CacheSpec
-from ichx.cache.original_pixels import SlicePlace, on_original
+from ichx.cache.original_pixels import ImagePlace, on_original
 from ichx.cache.resize import crop_field, fit_mask
 from ichx.ct.geometry import shift_to_centre
 
 
-def cached(mask: np.ndarray, spec: CacheSpec, place: SlicePlace) -> np.ndarray:
+def cached(mask: np.ndarray, spec: CacheSpec, place: ImagePlace) -> np.ndarray:
     """Return a mask as the cache has it."""
     if np.isfinite(place.centre).all():
         mask = shift_to_centre(mask, place.centre, 0)
@@ -35,7 +35,7 @@ def test_a_mask_that_was_enlarged_comes_back(
     mask = rng.integers(0, 2, shape).astype(np.uint8)
     centre = tuple((np.array(shape) * rng.uniform(0.3, 0.7, 2)).tolist()) if moved else (float("nan"),) * 2
     shown = max(shape) if not field or np.isnan(spacing[0]) else max(round(field / value) for value in spacing)
-    spec, place = CacheSpec(4 * shown, "slice" if moved else "none", "area", field), SlicePlace(shape, spacing, centre)
+    spec, place = CacheSpec(4 * shown, "slice" if moved else "none", "area", field), ImagePlace(shape, spacing, centre)
     square = cached(mask, spec, place)
     margin = 4
     inner = square[margin:-margin, margin:-margin].astype(np.float32)
@@ -50,7 +50,7 @@ def test_a_mask_that_was_enlarged_comes_back(
 
 
 def test_pixels_outside_the_field_are_not_covered() -> None:
-    spec, place = CacheSpec(20, "none", "area", 10.0), SlicePlace((40, 40), (0.5, 0.5), (float("nan"),) * 2)
+    spec, place = CacheSpec(20, "none", "area", 10.0), ImagePlace((40, 40), (0.5, 0.5), (float("nan"),) * 2)
     found, covered = on_original(np.ones((20, 20, 1), np.float32), spec, place)
     expected = np.zeros((40, 40), bool)
     expected[10:30, 10:30] = True
@@ -60,7 +60,7 @@ def test_pixels_outside_the_field_are_not_covered() -> None:
 
 @pytest.mark.parametrize("centre", [(10.0, 15.0), (29.4, 22.0)])
 def test_pixels_that_centring_moved_out_are_not_covered(centre: tuple[float, float]) -> None:
-    place = SlicePlace((40, 40), (0.5, 0.5), centre)
+    place = ImagePlace((40, 40), (0.5, 0.5), centre)
     rows = np.tile(np.arange(40, dtype=np.float32)[:, None, None], (1, 40, 1))
     found, covered = on_original(rows, CacheSpec(40, "slice", "area"), place)
     moved = shift_to_centre(np.arange(1600).reshape(40, 40), centre, -1)
