@@ -14,6 +14,7 @@ from scipy.special import expit, logit
 
 from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.metric import CLIP, FloatArray
+from ichx.evaluation.patient_sums import PatientSums
 from ichx.evaluation.scores import UNKNOWN_LABEL, positive
 from ichx.labels import LABELS
 
