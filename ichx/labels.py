@@ -20,5 +20,7 @@ UNKNOWN_MASK: Final = 255
 STUDY_LABELS: Final = tuple(f"study_{name}" for name in LABELS)
 """Columns of a slice's study labels, in datasets with labels of studies or series; see `ichx.datasets.study_labels`."""
 
+UNSCORED: Final = "unscored"
+"""Column of slices: the labels, separated by spaces, that scores leave out; see `ichx.datasets.unscored_labels`."""
 LABEL_GROUP: Final = "label_group"
 """Column of the study or series that a slice's study labels describe; empty without any."""

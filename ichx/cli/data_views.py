@@ -39,8 +39,8 @@ def print_added(added: "AddReport") -> None:
         info(f"Next: `ichx evaluate NUMBER --dataset {version.dataset}` scores an experiment on it; it has no folds.")
     elif version.summary.get("label_counts", {}).get("groups"):
         info(
-            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}` with "
-            "`--set stage.NAME.sampling=grouped --set stage.NAME.per_study=16` for each stage NAME of the recipe."
+            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset} "
+            "--set 'stage.*.sampling=grouped' --set 'stage.*.per_study=16'`"
         )
     elif shares:
         info(
@@ -165,7 +165,7 @@ def _print_label_counts(counts: dict[str, Any]) -> None:
         (label, *(counts[unit][label][count] for unit in units for count in ("positive", "known", "unknown")))
         for label in counts["slices"]
     ]
-    reason = "- in the shares: no slice is known, or only a study or series is known to be positive"
+    reason = "- in the shares: the label is not known for any slice, or for a selection by its value only"
     print_table("known labels", heads, rows, caption=reason, split=True)
 
 

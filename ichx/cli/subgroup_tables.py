@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ichx.cli.output import console, info, print_csv, print_json
-from ichx.cli.tables import print_table
+from ichx.cli.output import console, info, print_csv, print_json, warn
+from ichx.cli.tables import format_bounds, print_table
 from ichx.formatting import format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.evaluation.bootstrap import Interval
-    from ichx.evaluation.subgroup_scores import SubgroupScores
+    from ichx.evaluation.subgroup_scores import Predicted, SubgroupScores
 
 METRICS = ("log_loss", "auc", "average_precision")
 
@@ -18,6 +18,16 @@ METRICS = ("log_loss", "auc", "average_precision")
 def parse_fields(texts: Sequence[str] | None) -> list[str]:
     """Return the fields of `--by scanner,kernel --by age`."""
     return list(dict.fromkeys(name for text in texts or () for part in text.split(",") if (name := part.strip())))
+
+
+def known_fields(predicted: "Predicted", fields: Sequence[str]) -> list[str]:
+    """Return the `fields` that some slice has; warn of the others. Raises like `fields_with_values`."""
+    from ichx.datasets.subgroups import fields_with_values
+
+    found, missing = fields_with_values(predicted.slices, fields)
+    if missing:
+        warn(f"No slice has a value for {', '.join(map(repr, missing))} in its header: left out.")
+    return found
 
 
 def show_subgroups(found: Sequence["SubgroupScores"], *, as_csv: bool, as_json: bool) -> None:
@@ -73,6 +83,4 @@ def _bounds(found: "Interval") -> tuple[float | None, ...]:
 
 
 def _format(found: "Interval") -> str:
-    if found.low is None or found.high is None:
-        return f"{format_value(found.value)}\n-"
-    return f"{format_value(found.value)}\n{found.low:.4f}-{found.high:.4f}"
+    return format_bounds(found, 5, bounds=4, joint="-")

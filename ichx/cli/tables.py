@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Group
@@ -12,6 +12,9 @@ from rich.text import Text
 from ichx.cli import output
 from ichx.formatting import format_value
 from ichx.text import escape
+
+if TYPE_CHECKING:
+    from ichx.evaluation.bootstrap import Interval
 
 NO_WRAP = 12
 """Cells of at most this many characters, e.g. `3 min 20 s`, are not wrapped."""
@@ -44,6 +47,25 @@ def print_table(
             dim=dim,
         )
         output.console.print(built)
+
+
+def format_bounds(
+    found: "Interval", digits: int = 3, *, bounds: int | None = None, joint: str = " to ", sign: str = ""
+) -> str:
+    """Return a value above its interval, e.g. for a cell; a dash for what is undefined.
+
+    Args:
+        found: The value with its interval.
+        digits: Decimals of the value.
+        bounds: Decimals of the ends of the interval, by default as many.
+        joint: What is between the ends.
+        sign: `+` to show the sign of positive numbers.
+    """
+    value = "-" if found.value is None else f"{found.value:{sign}z.{digits}f}"
+    if found.low is None or found.high is None:
+        return f"{value}\n-"
+    form = f"{sign}z.{digits if bounds is None else bounds}f"
+    return f"{value}\n{found.low:{form}}{joint}{found.high:{form}}"
 
 
 def build_table(
@@ -134,8 +156,12 @@ def _fit(
     if spare < 0:
         return shown, None
     # Widen the columns that need least first, those that may be cut last and in their order.
-    for index in sorted(shown, key=lambda i: (columns[i] in cut, 0 if columns[i] in cut else full[i] - widths[i])):
-        extra = min(spare, full[index] - widths[index])
+    order = sorted(shown, key=lambda i: (columns[i] in cut, 0 if columns[i] in cut else full[i] - widths[i]))
+    # Columns that wrap share the rest.
+    wrapped = sum(name not in cut for name in (columns[i] for i in order))
+    for number, index in enumerate(order):
+        share = spare if columns[index] in cut else spare // (wrapped - number)
+        extra = min(share, full[index] - widths[index])
         widths[index] += extra
         spare -= extra
     return shown, widths

@@ -23,6 +23,7 @@ from ichx.datasets.mixture import list_parts, with_parts
 from ichx.datasets.series import describe_geometry, describe_series
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import describe_assumptions, describe_defects, header_families, summarize_folds
+from ichx.datasets.unscored_labels import with_unscored_labels
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import open_file, path_of, read_announced
 from ichx.store import DatasetVersion, FoldSet
@@ -68,14 +69,19 @@ def load_version(workspace: Workspace, version: DatasetVersion) -> LoadedDataset
 
 
 def load_catalog(workspace: Workspace, version: DatasetVersion) -> pd.DataFrame:
-    """Return the catalog of `version`, one row per slice or excluded file, with the columns of `with_study_labels`.
+    """Return the catalog of `version`, one row per slice or excluded file.
+
+    It has the columns of `with_study_labels` and `with_unscored_labels`.
 
     Raises `ChangedDataError` if a file was removed, `CorruptFileError` if it cannot be read.
     """
     catalog = _read(workspace, version, CATALOG_FILE, read_catalog)
-    if "groups" not in version.summary.get("label_counts", {}):
+    counts = version.summary.get("label_counts")
+    if counts is None:
         return catalog
-    return with_study_labels(catalog, _read(workspace, version, STUDY_LABELS_FILE, pd.read_parquet))
+    if "groups" in counts:
+        catalog = with_study_labels(catalog, _read(workspace, version, STUDY_LABELS_FILE, pd.read_parquet))
+    return with_unscored_labels(catalog)
 
 
 def has_slice(workspace: Workspace, version: DatasetVersion, slice_id: str) -> bool:

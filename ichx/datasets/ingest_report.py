@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
-from ichx.datasets.identity import of_known_patients
 from ichx.datasets.label_join import JoinedLabels, TableMatch
 from ichx.datasets.series import describe_geometry
 from ichx.datasets.series_selection import SeriesSelection
 from ichx.datasets.subgroups import unusual_studies
 from ichx.datasets.summary import describe_assumptions, format_defects
+from ichx.datasets.unscored_labels import unscored_labels
 from ichx.datasets.volumes import SUFFIX
 from ichx.labels import LABELS
 from ichx.text import EXAMPLES, format_count, format_examples
@@ -136,16 +136,22 @@ class IngestReport:
         for unit, by_label in counts.items():
             if unit == "level":
                 continue
-            what = "slices" if unit == "slices" else "series" if counts["level"] == "series" else "studies"
+            nouns = (
+                ("slice",)
+                if unit == "slices"
+                else {"series": ("series",) * 2}.get(counts["level"], ("study", "studies"))
+            )
             known = [f"{name} {c['known']:,} ({c['positive']:,} positive)" for name, c in by_label.items()]
             total = next(c["known"] + c["unknown"] for c in by_label.values())
-            self.inform(f"Known labels of {total:,} {what}: {', '.join(known)}.")
+            self.inform(f"Known labels of {format_count(total, *nouns)}: {', '.join(known)}.")
         one_sided = [name for name, c in counts["slices"].items() if c["known"] and c["positive"] == c["known"]]
         if one_sided and joined.groups is None:
             self.warn(
                 f"Known for positive slices only: {', '.join(one_sided)}. A network cannot learn when they are absent, "
                 "and its predictions of them are of no use."
             )
+        if left_out := [name for name in unscored_labels(slices) if name not in one_sided]:
+            self.warn(f"Known only where `any` is 0, and left out of scores: {', '.join(left_out)}.")
         unlabelled = np.isnan(slices[list(LABELS)].to_numpy(np.float32)).all(axis=1)
         if joined.groups is not None:
             unlabelled &= ~slices["study"].isin(joined.groups["study"]).to_numpy()
@@ -182,13 +188,8 @@ class IngestReport:
         if sample["not_asked"]:
             self.warn(f"{format_count(sample['not_asked'], 'slice')} not in the sample.")
 
-    def add_shared(self, test: pd.DataFrame, train: pd.DataFrame, name: str, *, by_study: bool) -> None:
-        """Warn of slices and patients of a test set that are also in the training set `name`.
-
-        `by_study`: see `of_known_patients`.
-        """
-        slices = set(test["slice_id"]) & set(train["slice_id"])
-        patients = test["patient"][of_known_patients(test, train, by_study=by_study)].nunique()
+    def add_shared(self, name: str, slices: int, patients: int) -> None:
+        """Warn of `slices` and `patients` of a test set that are also in the training set `name`."""
         if patients or slices:
-            shared = f"{format_count(len(slices), 'slice')} and {format_count(patients, 'patient')}"
+            shared = f"{format_count(slices, 'slice')} and {format_count(patients, 'patient')}"
             self.warn(f"{shared} are also in {name}: scores of this test set are too good.")

@@ -109,6 +109,12 @@ def join_label_tables(
     if groups:
         labelled = _merge_groups(groups, tables[-1].origin)
         _check_positive_groups(joined[good], labelled, tables[-1].origin)
+    if np.isnan(values[good]).all() and (labelled is None or labelled[list(LABELS)].isna().all(axis=None)):
+        raise InvalidInputError(
+            f"No label is known: {tables[-1].origin} has only empty cells for the matching files.",
+            "Fill in labels, or name other columns. Formulas without a stored result are empty: open the spreadsheet "
+            "and save it.",
+        )
     return JoinedLabels(joined, labelled, tuple(matches), partial)
 
 

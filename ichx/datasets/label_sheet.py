@@ -41,13 +41,17 @@ KINDS_BY_NAME: Final[Mapping[str, IdKind]] = {
 """Kinds of ids by the plain name of their column, see `plain_names`; ids under another name are matched in all ways."""
 
 WORDS: Final = {
-    "1": ("true", "yes", "y", "t", "positive", "pos", "present", "+"),
-    "0": ("false", "no", "n", "f", "negative", "neg", "absent"),
+    "1": ("true", "yes", "y", "t", "positive", "pos", "present", "+", *("ja", "wahr", "positiv", "oui", "vrai", "sí")),
+    "0": ("false", "no", "n", "f", "negative", "neg", "absent", *("nein", "falsch", "negativ", "non", "faux")),
 }
-"""Words for a label, in any case."""
+"""Words for a label, in any case: English, and what spreadsheets and people write in other languages."""
 
 UNKNOWN: Final = ("", "na", "n/a", "nan", "null", "unknown", "?")
 """Words for a label that is not known, in any case."""
+
+_REMEDY: Final = (
+    "Correct the file: labels are numbers from 0 to 1, yes or no, true or false; an empty cell is an unknown label."
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def read_label_sheet(path: Path, columns: SheetColumns) -> LabelTable:
     codes, texts = csv_text.encode_texts(kept)
     merged, repeated, disagree = _merge(codes, values[~blank], len(texts))
     problems += csv_text.list_rows("id", "with rows that contradict each other", disagree, lambda i: str(texts[i]))
-    csv_text.raise_csv_problems(path, problems, "Correct the file; an empty cell is an unknown label.")
+    csv_text.raise_csv_problems(path, problems, _REMEDY)
     if not len(texts):
         raise InvalidInputError(f"{path}: the column {names[id_at]!r} is empty.", "Name another one: --id-column.")
     return _label_table(path, names[id_at], columns, texts, merged, repeated, with_any=ANY in label_at)
@@ -194,8 +198,8 @@ def _parse_labels(table: pa.Table, at: int, problems: list[str]) -> npt.NDArray[
     invalid = np.flatnonzero(~((values >= 0) & (values <= 1)) & ~unknown)
     name, column = table.column_names[at], table.column(at)
     problems += csv_text.list_rows(
-        "value",
-        f"of {name!r} that is no label",
+        "invalid label",
+        f"in the column {name!r}",
         invalid,
         lambda row: f"{csv_text.line(table, row)}: {column[row].as_py()!r}",
     )

@@ -38,6 +38,7 @@ from ichx.datasets.overlap import write_identity
 from ichx.datasets.pseudo_parts import AssignedFolds, check_pseudo_folds, pseudo_summary
 from ichx.datasets.study_labels import STUDY_LABELS_FILE, with_study_labels
 from ichx.datasets.summary import summarize
+from ichx.datasets.unscored_labels import with_unscored_labels
 from ichx.labels import LABELS
 from ichx.store import DatasetVersion, FoldDraft, VersionDraft
 from ichx.text import format_count
@@ -69,7 +70,7 @@ def mix_datasets(project: "Project", request: MixRequest) -> AddReport:
     check_patients(parts)
     joined = pd.concat([part.slices for part in parts], ignore_index=True)
     groups = _concat(part.groups for part in parts)
-    known = joined if groups is None else with_study_labels(joined, groups)
+    known = with_unscored_labels(joined if groups is None else with_study_labels(joined, groups))
     slices = usable_slices(known)
     folds = slices["fold"].to_numpy(np.int16)
     masks, mask_summary = _masks(project, parts)
@@ -78,7 +79,7 @@ def mix_datasets(project: "Project", request: MixRequest) -> AddReport:
     digest = fold_digest(slices["slice_id"].to_numpy(object), folds)
     identity = pd.concat([part.identity for part in parts], ignore_index=True)
     check_pseudo_folds(project, versions, AssignedFolds(k, slices, folds, identity))
-    summary = _summary(joined, slices, parts, keep_ids=keep_ids) | mask_summary | pseudo_summary(versions)
+    summary = _summary(known, slices, parts, keep_ids=keep_ids) | mask_summary | pseudo_summary(versions)
     draft = VersionDraft(
         dataset=request.name,
         test_of=None,
@@ -136,9 +137,9 @@ def _masks(project: "Project", parts: Sequence[LoadedPart]) -> tuple[pd.DataFram
 
 
 def _summary(
-    joined: pd.DataFrame, slices: pd.DataFrame, parts: Sequence[LoadedPart], *, keep_ids: bool
+    known: pd.DataFrame, slices: pd.DataFrame, parts: Sequence[LoadedPart], *, keep_ids: bool
 ) -> dict[str, Any]:
-    summary = summarize(joined) | {"keep_ids": keep_ids}
+    summary = summarize(known) | {"keep_ids": keep_ids}
     if any(part.version.summary.get("group_by") == "study" for part in parts):
         summary["group_by"] = "study"
     if any("label_counts" in part.version.summary for part in parts):

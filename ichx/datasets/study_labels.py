@@ -4,13 +4,15 @@ A label 0 of a group is the label 0 of each of its slices and is in the catalog.
 positive, not which: the slices remain unknown, and the group's label is in `study-labels.parquet`.
 """
 
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ichx.labels import LABEL_GROUP, LABELS, STUDY_LABELS
+from ichx.labels import LABEL_GROUP, LABELS, STUDY_LABELS, UNSCORED
+
+Floating = TypeVar("Floating", np.float32, np.float64)
 
 STUDY_LABELS_FILE: Final = "study-labels.parquet"
 """One row per labelled group: `study`, `series` (empty for all of the study's series) and the six labels."""
@@ -59,20 +61,31 @@ def informative(slices: pd.DataFrame) -> npt.NDArray[np.bool_]:
     return np.asarray(known if of_group is None else known | ~np.isnan(of_group).all(axis=1))
 
 
+def without_unscored(labels: npt.NDArray[Floating], slices: pd.DataFrame) -> npt.NDArray[Floating]:
+    """Return `labels` (N, 6) of `slices`, NaN where scores leave them out."""
+    if UNSCORED not in slices:
+        return labels
+    codes, texts = pd.factorize(slices[UNSCORED])
+    left_out = np.array([[name in str(text).split() for name in LABELS] for text in texts], bool)
+    found = labels.copy()
+    found[left_out[codes]] = np.nan
+    return found
+
+
 def slice_truth(slices: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Return the labels (N, 6) by which `slices` are scored, NaN where unknown.
 
     A label that the study or series has is not one of its slices: negative slices of negative studies without the
     positive ones of positive studies would be no fair sample.
     """
-    labels = slices[list(LABELS)].to_numpy(np.float64)
+    labels = without_unscored(slices[list(LABELS)].to_numpy(np.float64), slices)
     of_group = study_labels_of(slices)
     return labels if of_group is None else np.where(np.isnan(of_group), labels, np.nan)
 
 
 def study_truth(slices: pd.DataFrame) -> npt.NDArray[np.float64]:
     """Return the labels (N, 6) whose maximum over a study is the study's label, NaN where unknown."""
-    return possible_labels(slices).astype(np.float64)
+    return without_unscored(possible_labels(slices).astype(np.float64), slices)
 
 
 def possible_labels(slices: pd.DataFrame) -> npt.NDArray[np.float32]:

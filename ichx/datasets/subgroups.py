@@ -55,6 +55,29 @@ def group_names(slices: pd.DataFrame, field: str) -> npt.NDArray[np.object_]:
     return np.asarray(found, object)
 
 
+def fields_with_values(
+    slices: pd.DataFrame, fields: Sequence[str], *, required: bool = True
+) -> tuple[list[str], list[str]]:
+    """Return which of `fields` some slice has, and which none has.
+
+    Raises:
+        InvalidInputError: There is no such field.
+        NotReadyError: No slice has any of them, and `required` is true.
+    """
+    found: list[str] = []
+    missing: dict[str, NotReadyError] = {}
+    for field in dict.fromkeys(fields):
+        try:
+            group_names(slices, field)
+        except NotReadyError as error:
+            missing[field] = error
+        else:
+            found.append(field)
+    if missing and not found and required:
+        raise next(iter(missing.values()))
+    return found, list(missing)
+
+
 def unusual_studies(slices: pd.DataFrame) -> list[tuple[list[str], str]]:
     """Return the ids of the studies with contrast, and of those of another body part, each with a description."""
     part = slices["body_part"]

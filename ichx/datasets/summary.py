@@ -11,7 +11,7 @@ from ichx.datasets.catalog import usable_slices
 from ichx.datasets.defects import DEFECTS
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.series import count_flags
-from ichx.datasets.study_labels import study_labels_of
+from ichx.datasets.study_labels import study_labels_of, without_unscored
 from ichx.labels import LABELS
 from ichx.text import EXAMPLES
 
@@ -80,10 +80,10 @@ def format_defects(catalog: pd.DataFrame) -> str:
 def prevalences(slices: pd.DataFrame) -> dict[str, float | None] | None:
     """Return the share of positive slices per label among those where it is known; None without labels.
 
-    The share of a label is None if it is not known for any slice, or if only a study or series is known to be positive:
-    the known slices are then those of negative studies.
+    The share of a label is None if it is not known for any slice, if scores leave it out, or if only a study or series
+    is known to be positive: the known slices are then those of negative studies.
     """
-    truth = slices[list(LABELS)].to_numpy(np.float32)
+    truth = without_unscored(slices[list(LABELS)].to_numpy(np.float32), slices)
     of_group = study_labels_of(slices)
     known = (~np.isnan(truth)).sum(axis=0)
     if not known.any() and (of_group is None or np.isnan(of_group).all()):
@@ -102,14 +102,14 @@ def header_families(slices: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): _plain(value) for name, value in row.items()} for row in families.to_dict("records")]
 
 
-def describe_defects(catalog: pd.DataFrame, examples: int = EXAMPLES) -> list[dict[str, Any]]:
+def describe_defects(catalog: pd.DataFrame) -> list[dict[str, Any]]:
     """Return each defect of `catalog` with its meaning, its number of files or frames, and the first files.
 
     `details` are what was found in these files; empty if nothing is known.
     """
     described = []
     for reason, count in catalog["defect"].value_counts().items():
-        first = defective_rows(catalog, str(reason), examples)
+        first = defective_rows(catalog, str(reason), EXAMPLES)
         described.append(
             {
                 "reason": str(reason),

@@ -4,12 +4,11 @@ import datetime
 import io
 from pathlib import Path
 from typing import Any, Final
-from zipfile import BadZipFile
 
 import pyarrow as pa
 
 from ichx.datasets.csv_text import with_lines
-from ichx.datasets.sources import read_zip_member
+from ichx.datasets.file_list import read_zip_member
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, UnsupportedError, did_you_mean
 from ichx.files import read_input
 from ichx.text import format_count
@@ -59,7 +58,7 @@ def read_xlsx_columns(path: Path, sheet: str | None = None) -> pa.Table:
     try:
         book = load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         rows = {each.title: [*map(list, each.iter_rows(values_only=True))] for each in book.worksheets}
-    except (BadZipFile, KeyError, ValueError, OSError, SyntaxError, EOFError) as error:  # openpyxl's, XML's, zlib's
+    except Exception as error:  # a damaged file can make openpyxl, XML and zlib raise anything
         raise CorruptFileError(f"Cannot read {path} as XLSX: {error}.", "Save it again as XLSX or CSV.") from error
     return _as_table(path, _choose_sheet(path, rows, sheet))
 

@@ -115,7 +115,8 @@ def all_subgroup_scores(
     predicted: Predicted, fields: Sequence[str], labels: Sequence[str] = ("any",), pooling: Pooling = "max"
 ) -> list[SubgroupScores]:
     """Return the scores of slices and of studies by each field and label; see `subgroup_scores`."""
-    units: tuple[Unit, ...] = ("slice", "study")
+    only_studies = np.isnan(predicted.labels).all() and not np.isnan(predicted.labels_to_pool).all()
+    units: tuple[Unit, ...] = ("study",) if only_studies else ("slice", "study")
     return [
         scores
         for label in labels

@@ -162,7 +162,8 @@ def evaluate_slices(
     labels = truth.labels
     if not truth.known:
         raise NotReadyError(
-            f"No label of {dataset} is known for the slices that can be decoded.",
+            f"No label of {dataset} can be scored: they are unknown for the slices that can be decoded, or known only "
+            "where they are positive.",
             f"`ichx data show {dataset}` lists what is known.",
         )
     uncalibrated = model.mean(folds, neighbours)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ichx.datasets.subgroups import UNKNOWN, group_names, reported_fields
+from ichx.datasets.subgroups import UNKNOWN, fields_with_values, group_names, reported_fields
 from ichx.errors import IchxError
 from ichx.evaluation.calibration_line import calibration_lines
+from ichx.evaluation.choices import check_tta
 from ichx.evaluation.evaluation_count import count_evaluations
 from ichx.evaluation.operating_points import AppliedThreshold, apply_thresholds
 from ichx.evaluation.recalibration_file import Recalibration, stored_recalibrations
@@ -55,11 +56,13 @@ class ScoredPredictions:
 
     published: PublishedPredictions
     card: Scorecard
-    """The scores as `ichx scores` computes them; of an ensemble with its number as `experiment`."""
+    """The scores as `ichx scores` computes them."""
     subgroups: tuple[SubgroupScores, ...]
     """Of `any`, per study."""
     calls: tuple[AppliedThreshold, ...]
     """What stored thresholds do; on an external dataset only."""
+    missing: tuple[str, ...] = ()
+    """Requested fields of subgroups that no slice has."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,6 @@ def card_facts(
 
     Raises:
         InvalidInputError: A field is unknown.
-        NotReadyError: No slice has a value of a field.
         CorruptFileError: The stored thresholds or recalibrations are damaged.
     """
     subject = published.subject
@@ -158,9 +160,9 @@ def scored_predictions(
     table = published.table
     slices, studies = oof_scores(table, published.pooling)
     card = Scorecard(
-        experiment=published.subject.number,
+        experiment=None if published.subject.ensemble else published.subject.number,
         name=published.name,
-        tta=published.tta,  # type: ignore[arg-type]  # it was checked when the predictions were read
+        tta=check_tta(published.tta),
         marks=published.marks,
         folds=table.fold_scores,
         slices=slices,
@@ -168,16 +170,21 @@ def scored_predictions(
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
         parts=part_scores(table, published.pooling),
+        ensemble=published.subject.number if published.subject.ensemble else None,
+        nested=published.nested,
     )
-    names = [
-        field
-        for field in fields or reported_fields(published.predicted.slices)
-        if fields or len(pd.unique(group_names(published.predicted.slices, field))) <= MAX_GROUPS
-    ]
+    with_groups = published.predicted.slices
+    names, missing = fields_with_values(with_groups, fields, required=False)
+    if not fields:
+        names = [
+            field
+            for field in reported_fields(with_groups)
+            if len(pd.unique(group_names(with_groups, field))) <= MAX_GROUPS
+        ]
     groups = subgroup_scores(published.predicted, names, label=ANY, unit="study", pooling=published.pooling)
     fitting = applicable(thresholds, tta=published.tta, average=published.average, pooling=published.pooling)
     calls = apply_thresholds(fitting, published.predicted)
-    return ScoredPredictions(published, card, tuple(groups), tuple(calls))
+    return ScoredPredictions(published, card, tuple(groups), tuple(calls), tuple(missing))
 
 
 def scores_document(facts: CardFacts) -> dict[str, Any]:
@@ -221,15 +228,16 @@ def _network(project: "Project", number: int, weight: float | None) -> NetworkFa
     recipe = None
     if not experiment.external:
         recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
-    known = plugin is not None and recipe is not None
-    pretrained = known and recipe.model.pretrained  # type: ignore[union-attr]
+    licence = notice = ""
+    if plugin is not None and recipe is not None and recipe.model.pretrained:
+        licence, notice = weights_licence(plugin, recipe), licence_notice(plugin, recipe)
     return NetworkFacts(
         experiment=experiment,
         weight=weight,
         plugin=plugin,
         recipe=recipe,
-        licence=weights_licence(plugin, recipe) if known and pretrained else "",  # type: ignore[arg-type]
-        notice=licence_notice(plugin, recipe) if known and pretrained else "",  # type: ignore[arg-type]
+        licence=licence,
+        notice=notice,
         runs=tuple(run for run in project.store.runs(number) if run.state == "done"),
     )
 

@@ -149,7 +149,9 @@ def _training(facts: CardFacts) -> str:
     for one in facts.networks:
         if one.recipe is None:
             continue
-        stages = "; ".join(f"{s.name}: {s.epochs} epochs, lr {s.lr:g}, {s.scheduler}" for s in one.recipe.stage)
+        stages = "; ".join(
+            f"{s.name}: {format_count(s.epochs, 'epoch')}, lr {s.lr:g}, {s.scheduler}" for s in one.recipe.stage
+        )
         rows.append(
             (
                 one.experiment.number,

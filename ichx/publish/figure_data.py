@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from ichx.datasets.subgroups import UNKNOWN, group_names, reported_fields
+from ichx.datasets.subgroups import UNKNOWN, fields_with_values, group_names, reported_fields
 from ichx.evaluation.bootstrap import Interval, label_intervals
 from ichx.evaluation.curve_bands import BandedCurve, precision_recall_band, roc_band
 from ichx.evaluation.decision_curve import decision_curves
@@ -68,7 +68,10 @@ def subgroup_table(
     slices, notes = published.predicted.slices, list[str]()
     total = label_rows(published.predicted, label, unit, published.pooling)
     rows: list[tuple[object, ...]] = [_total(total)]
-    for field in fields or reported_fields(slices):
+    present, missing = fields_with_values(slices, fields)
+    if missing:
+        notes.append(f"no header has a value for {', '.join(missing)}, left out")
+    for field in present or reported_fields(slices):
         if not fields and len(pd.unique(group_names(slices, field))) > MAX_GROUPS:
             notes.append(f"{field} has more than {MAX_GROUPS} groups and is left out")
             continue

@@ -1,5 +1,6 @@
 """Labels in spreadsheets: CSV and XLSX as people make them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,8 @@ def test_csv_of_a_spreadsheet(tmp_path: Path, separator: str, encoding: str) -> 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *((text, 1) for text in ("1", "1,0", "Yes", "positive", "TRUE", "+")),
-        *((text, 0) for text in ("0", "0.0", "no", "neg", "False")),
+        *((text, 1) for text in ("1", "1,0", "Yes", "positive", "TRUE", "+", "Ja", "WAHR", "positiv")),
+        *((text, 0) for text in ("0", "0.0", "no", "neg", "False", "nein", "Falsch", "negativ")),
         *((text, -1) for text in ("", "n/a", "?", "unknown")),
         ("0,5", 0.5),
     ],
@@ -97,7 +98,7 @@ def test_repeated_rows(tmp_path: Path) -> None:
 def test_problems_are_reported_together(tmp_path: Path) -> None:
     rows = ("PatientID,ICH,SDH", "p,2,0", ",1,0", "q,maybe,0", "1.28401136192462E+17,1,0")
     found = problem(write(tmp_path / "a.csv", *rows)).problem
-    assert "2 values of 'ICH'" in found
+    assert "2 invalid labels in the column 'ICH'" in found
     assert "line 2: '2'" in found
     assert "1 row with labels and no id: line 3" in found
     assert "1 id cut to 15 digits" in found
@@ -119,6 +120,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     problem(tmp_path / "a.xlsx", error=NotFoundError)
     (tmp_path / "b.xlsx").write_bytes(b"PK\x03\x04 not a workbook")
     problem(tmp_path / "b.xlsx", error=CorruptFileError)
+    book = openpyxl.Workbook()
+    book.create_chartsheet("no chart")  # openpyxl raises AttributeError
+    book.save(tmp_path / "d.xlsx")
+    problem(tmp_path / "d.xlsx", error=CorruptFileError)
     (tmp_path / "c.xlsx").write_bytes(bytes.fromhex("d0cf11e0a1b11ae1"))
     assert "encrypted" in problem(tmp_path / "c.xlsx", error=CorruptFileError).problem
 
@@ -165,3 +170,7 @@ def test_refusals_of_the_command(export: Path, ichx: Program) -> None:
     write(export / "a.csv", "StudyInstanceUID,ICH", "9.9,1")
     found = ichx(*command, "--labels", "a.csv", "--label", "any=ICH", cwd=export)
     found.check_error("invalid_input", "'9.9'", "ID_study0")
+    write_xlsx(export / "formula.xlsx", a=[["AccessionNumber", "ICH"], ["000", "=1+0"], ["001", "=A1"]])
+    found = ichx(*command, "--labels", "formula.xlsx", "--label", "any=ICH", "--folds", 0, cwd=export)
+    found.check_error("invalid_input", "No label is known: formula.xlsx")
+    assert json.loads(ichx("data", "list", "--json", cwd=export).out) == []

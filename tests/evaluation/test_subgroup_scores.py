@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from conftest import Program
 
+from ichx.datasets.study_labels import with_study_labels
 from ichx.errors import InvalidInputError
 from ichx.evaluation.bootstrap import patient_bootstrap
-from ichx.evaluation.subgroup_scores import Predicted, subgroup_scores
+from ichx.evaluation.subgroup_scores import Predicted, all_subgroup_scores, subgroup_scores
 from ichx.labels import LABELS
 
 
@@ -76,6 +77,16 @@ def test_studies_are_pooled_and_belong_to_the_group_of_their_first_slice() -> No
     assert sum(group.rows for group in found.groups) == given.slices["study"].nunique()
 
 
+def test_slices_of_labelled_studies_have_no_scores() -> None:
+    given = predictions(rows=300)
+    studies = given.slices["study"]
+    groups = pd.DataFrame({"study": studies.unique(), "series": "", **dict.fromkeys(LABELS, 1.0)})
+    unlabelled = given.slices.assign(series="", **dict.fromkeys(LABELS, np.nan))
+    unknown = Predicted(with_study_labels(unlabelled, groups), given.labels * np.nan, given.probabilities)
+    assert [found.unit for found in all_subgroup_scores(unknown, ["kernel"])] == ["study"]
+    assert [found.unit for found in all_subgroup_scores(given, ["kernel"])] == ["slice", "study"]
+
+
 def test_bad_input_is_refused() -> None:
     given = predictions()
     with pytest.raises(InvalidInputError, match="'bleed'"):
@@ -110,6 +121,9 @@ def test_scores_by_fields_on_the_command_line(ichx: Program, trained_root: Path)
     lines = ichx("scores", "1", "--by", "step", "--csv", cwd=trained_root).out.splitlines()
     assert lines[0].startswith("field,unit,group,count,patients,label,positives,log_loss,log_loss_low")
     assert len(lines) == 1 + sum(len(one["groups"]) for one in found)
+    shown = ichx("scores", "1", "--by", "kernel,step,sex", "--csv", cwd=trained_root)
+    assert shown.out.splitlines() == lines
+    assert "'kernel', 'sex'" in shown.err
     ichx("scores", "1", "--by", "kernel", "--json", cwd=trained_root).check_error("not_ready", "'kernel'")
     ichx("scores", "1", "--by", "kernels", "--json", cwd=trained_root).check_error("invalid_input", "'kernels'")
 

@@ -11,11 +11,12 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import Program
+from pydicom import dcmread
 
 from ichx.errors import InvalidInputError
 from ichx.evaluation.recalibration import FittedRecalibration, LabelMap
 from ichx.evaluation.recalibration_file import Recalibration, store_recalibration
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project
@@ -194,6 +195,20 @@ def test_an_external_evaluation_is_counted_and_shown(ichx: Program, trained_copy
     assert len(found["evaluations"]) == 3
     shown = json.loads(ichx("data", "show", "ours", "--json", cwd=trained_copy).out)["evaluations"]
     assert (shown["evaluations"], shown["predictions"]) == (4, 1)
+
+
+def test_scores_that_are_not_defined_are_null(ichx: Program, trained_copy: Path, tmp_path: Path) -> None:
+    files = write_phantom(tmp_path / "other", patients=3, seed=5, size=64, prevalence={"any": 0.5})
+    studies = sorted({dcmread(file).StudyInstanceUID for file in files.train.rglob("*.dcm")})
+    (tmp_path / "reads.csv").write_text("StudyInstanceUID,any\n" + "".join(f"{study},1\n" for study in studies))
+    command = ("data", "add", "reads", files.train, "--labels", tmp_path / "reads.csv", "--label", "any=any")
+    added = ichx(*command, "--folds", 0, cwd=trained_copy)
+    assert added.code == 0, added.err
+    done = ichx("card", 2, "--dataset", "reads", "--out", tmp_path / "card", cwd=trained_copy)
+    assert done.code == 0, done.err
+    text = (tmp_path / "card" / "scores.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["external"][0]["dataset"] == "reads"
 
 
 @pytest.mark.slow

@@ -77,8 +77,8 @@ def read(files: FormatFiles) -> FormatContents:
             zeros = np.zeros((int(negative.sum()), len(LABELS)), np.float32)
             labels.append(LabelTable(reads.folders[negative], zeros, level="study", kind="folder", origin=READS))
         notes.append(
-            f"{format_count(int(negative.sum()), 'study', 'studies')} without a bleed for most readers of {READS} "
-            "are negative (`--format-option negatives=none` leaves them unknown)."
+            f"Negative: {format_count(int(negative.sum()), 'study', 'studies')} without a bleed for most readers of "
+            f"{READS} (`--format-option negatives=none` leaves them unknown)."
         )
     return FormatContents(include=SLICES, ids=file_ids(files), labels=tuple(labels), notes=tuple(notes))
 
