@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from ichx.datasets.sources import read_zip_member
+from ichx.datasets.file_list import read_zip_member
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, raise_problems
 from ichx.files import MAX_INPUT, read_input
 from ichx.text import EXAMPLES, escape, format_count, format_examples

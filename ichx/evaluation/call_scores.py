@@ -32,6 +32,17 @@ class CallScores:
     alarms: Interval
     """Positive calls per 100 rows."""
 
+    @property
+    def rates(self) -> tuple[Interval, ...]:
+        """Sensitivity, specificity, both predictive values and the alarms."""
+        return (
+            self.sensitivity,
+            self.specificity,
+            self.positive_predictive_value,
+            self.negative_predictive_value,
+            self.alarms,
+        )
+
 
 def call_scores(
     truth: npt.NDArray[np.bool_],

@@ -67,7 +67,7 @@ class PairedScores:
     """Marks of the score of the second prediction, e.g. `overlap`."""
 
 
-def paired_scores(first: Predicted, second: Predicted, pooling: Pooling = "max", *, draws: int = DRAWS) -> PairedScores:
+def paired_scores(first: Predicted, second: Predicted, pooling: Pooling = "max") -> PairedScores:
     """Return the differences of two predictions of the same slices, in the same order."""
     patients, studies = (first.slices[name].to_numpy(object) for name in ("patient", "study"))
     one, two = (
@@ -76,12 +76,8 @@ def paired_scores(first: Predicted, second: Predicted, pooling: Pooling = "max",
     )
     return PairedScores(
         rows=len(patients),
-        slices=paired_difference(
-            first.labels, first.probabilities, second.probabilities, patients, draws=draws, ranked=True
-        ),
-        studies=paired_difference(
-            one.labels, one.probabilities, two.probabilities, patients[one.row], draws=draws, ranked=True
-        ),
+        slices=paired_difference(first.labels, first.probabilities, second.probabilities, patients, ranked=True),
+        studies=paired_difference(one.labels, one.probabilities, two.probabilities, patients[one.row], ranked=True),
         study_auc={name: _areas(first, second, name, pooling) for name in LABELS},
     )
 

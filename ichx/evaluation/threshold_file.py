@@ -14,7 +14,8 @@ from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.call_scores import CallScores
 from ichx.evaluation.choices import Tta
 from ichx.evaluation.subgroup_scores import Unit
-from ichx.evaluation.subject_oof import Subject, oof_digest
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.subject_oof import oof_digest
 from ichx.evaluation.threshold_choice import ThresholdRequest, check_request
 from ichx.experiment_files import THRESHOLDS_FILE
 from ichx.files import open_file, write_text

@@ -24,7 +24,7 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_file import MaskCache
 from ichx.datasets.series import run_codes, stack_rows
 from ichx.labels import LABELS
-from ichx.loading.batch_reader import Arrays, BatchReader, Item, Rows
+from ichx.loading.batch_reader import Arrays, BatchMemory, BatchReader, Item, Rows
 from ichx.loading.loader_processes import LoaderProcesses
 from ichx.loading.plugin_augmentation import check_picklable
 from ichx.loading.sampling import EpochAddress, id_number
@@ -79,6 +79,11 @@ class SliceLoader:
         """The loader processes, which live as long as this."""
         return LoaderProcesses(self.workers)
 
+    @cached_property
+    def _memory(self) -> BatchMemory:
+        """The memory of batches that this process reads, of all epochs."""
+        return BatchMemory()
+
     def __post_init__(self) -> None:
         if len(self.slices) != self.cache.n:
             raise ValueError(f"the cache has {self.cache.n} slices, the dataset {len(self.slices)}")
@@ -129,6 +134,7 @@ class SliceLoader:
         if build is not None and self.workers:
             check_picklable(build, self.recipe.plugin)
         reader = BatchReader(self.cache, self.recipe, self.masks if masks else None, address, build)
+        reader.buffers = self._memory
         return self._read(reader, batches, rows)
 
     def _read(self, reader: BatchReader, batches: list[Rows], rows: Rows) -> Iterator[Batch]:
