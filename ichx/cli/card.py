@@ -21,7 +21,8 @@ from ichx.cli.parameters import (
     find_subject,
 )
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import parse_fields
+from ichx.cli.subgroup_tables import check_fields, parse_fields
+from ichx.files import FOLDER_REMEDY, check_writable
 
 
 def card(
@@ -59,6 +60,9 @@ def card(
         find_subject(project, subject_number, ensemble=ensemble is not None)
         for dataset in datasets or ():
             project.store.dataset(dataset)
+        if out is not None:
+            check_writable(out / "card.md", "the model card", remedy=FOLDER_REMEDY)
+        check_fields(fields)
         from ichx.cli.live import LiveView
         from ichx.evaluation.subject_oof import Subject
         from ichx.inference.trained import InferenceOptions

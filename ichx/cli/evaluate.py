@@ -43,7 +43,7 @@ from ichx.cli.parameters import (
 from ichx.cli.placement import PlacementOptions
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import known_fields, parse_fields, print_subgroups, print_subgroups_csv
+from ichx.cli.subgroup_tables import check_fields, known_fields, parse_fields, print_subgroups, print_subgroups_csv
 from ichx.cli.threshold import print_calls
 from ichx.text import format_count
 
@@ -155,6 +155,7 @@ def evaluate(
         for file, suffixes in ((out, None), (page, (".html",))):
             if file is not None:
                 check_out(file, suffixes)
+        check_fields(fields)
         written, groups = [], list[SubgroupScores]()
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")

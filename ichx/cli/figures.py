@@ -22,7 +22,8 @@ from ichx.cli.parameters import (
     parse_label,
 )
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import parse_fields
+from ichx.cli.subgroup_tables import check_fields, parse_fields
+from ichx.files import FOLDER_REMEDY, check_writable
 from ichx.labels import ANY, LABELS
 
 OneLabel = Annotated[
@@ -73,6 +74,8 @@ def figures(
         find_subject(project, subject_number, ensemble=ensemble is not None)
         if dataset is not None:
             project.store.dataset(dataset)
+        check_writable(out / f"roc.{format}", "the figures", remedy=FOLDER_REMEDY)
+        check_fields(fields)
         from ichx.cli.live import LiveView
         from ichx.evaluation.subject_oof import Subject
         from ichx.inference.trained import InferenceOptions

@@ -25,9 +25,7 @@ def check_recipe_for_labels(recipe: Recipe, version: "DatasetVersion") -> None:
     positive = sum(of_label["positive"] for of_label in counts.get("groups", {}).values())
     others = [stage.name for stage in recipe.stage if stage.sampling != "grouped"]
     if positive and others and recipe.sequence is None:
-        settings = " ".join(
-            f"--set stage.{name}.sampling=grouped --set stage.{name}.per_study={PER_STUDY}" for name in others
-        )
+        settings = f"--set 'stage.*.sampling=grouped' --set 'stage.*.per_study={PER_STUDY}'"
         raise UnsupportedError(
             f"{version.dataset} has labels of {'series' if counts['level'] == 'series' else 'studies'}, which train "
             f"through the pooled probability of their slices: the sampling of {format_count(len(others), 'stage')} "
