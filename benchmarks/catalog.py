@@ -23,8 +23,9 @@ from common import Figure, arguments, conclude
 from ichx.cache.decode_check import DecodeJob, decode_chunk
 from ichx.ct.dicom import read_headers, read_slice
 from ichx.datasets.catalog import build_catalog, read_catalog, usable_slices, write_catalog
+from ichx.datasets.file_list import list_files
 from ichx.datasets.ingest import SCANNED, scan_source
-from ichx.datasets.sources import SourceFiles, list_files
+from ichx.datasets.sources import SourceFiles
 from ichx.datasets.zip_archive import END, END64, ENTRY, LOCATOR64
 from ichx.phantom.dicom_files import write_phantom
 

@@ -108,9 +108,9 @@ def _images(root: Path, *, quick: bool) -> list[Figure]:
     hashes = image_hashes(cache)
     false = find_similar(hashes, groups=patient)
     tiled = _tiled(cache, root / "tiled", wanted)
-    start = time.perf_counter()
+    start = _clocks()
     image_hashes(tiled)
-    hashing = time.perf_counter() - start
+    hashing, hashing_processor = _clocks() - start
     random = np.random.default_rng(0)
     bases = random.choice(np.flatnonzero(hashes.any(axis=1)), planted)
     copies = {
@@ -123,9 +123,9 @@ def _images(root: Path, *, quick: bool) -> list[Figure]:
     everything = np.concatenate([hashes, *copies.values(), *(others[number] for number in range(len(jobs)))])
     new = patient.max() + 1 + np.arange(count)  # each copy is another patient
     groups = np.concatenate([patient, new, patient[rows]])
-    start = time.perf_counter()
+    start = _clocks()
     found = find_similar(everything, groups=groups)
-    searching = time.perf_counter() - start
+    searching, searching_processor = _clocks() - start
     pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
     shares, at = {}, len(hashes)
     for kind, of in copies.items():
@@ -140,12 +140,17 @@ def _images(root: Path, *, quick: bool) -> list[Figure]:
             "near-duplicates: hashes, once per cache",
             hashing,
             "s",
-            f"{tiled.n:,} slices of {SIZE} px, {load}",
+            f"{tiled.n:,} slices of {SIZE} px, {hashing_processor:.3g} s of processor time, {load}",
             "",
             met=True,
         ),
         Figure(
-            "near-duplicates: pairs", searching, "s", f"{len(everything):,} slices, {load}", "60 s", searching <= 60
+            "near-duplicates: pairs",
+            searching,
+            "s",
+            f"{len(everything):,} slices, {searching_processor:.3g} s of processor time, {load}",
+            "",
+            met=True,
         ),
         Figure("near-duplicates: hashes and pairs", total, "s", load, "60 s", total <= 60),
         Figure("planted copies found", 100 * share, "%", parts, "99 %", share >= 0.99),
@@ -158,6 +163,11 @@ def _images(root: Path, *, quick: bool) -> list[Figure]:
             not len(false.first),
         ),
     ]
+
+
+def _clocks() -> npt.NDArray[np.float64]:
+    """Return the time, and the processor time of this process and of those that it waited for, in seconds."""
+    return np.array([time.perf_counter(), sum(os.times()[:4])])
 
 
 def _cached_phantom(root: Path, patients: int) -> tuple[Cache, npt.NDArray[np.int64]]:

@@ -300,6 +300,13 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; 0 if it does not exist."""
+    if path.is_dir() and not path.is_symlink():
+        return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
+    return path.lstat().st_size if path.exists() else 0
+
+
 def absolute_path(path: str | Path) -> Path:
     """Return `path` with `~` replaced and symbolic links followed; a loop of links is an error only on access.
 

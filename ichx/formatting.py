@@ -1,12 +1,14 @@
-"""Formats of values in tables and messages: numbers, dates, durations, intervals, scores with their marks; CSV."""
+"""Formats of values in tables, messages, CSV and JSON: numbers, dates, durations, intervals, scores and marks."""
 
 import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from itertools import chain, islice
-from typing import TYPE_CHECKING, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ichx.text import csv_text
 
@@ -59,12 +61,12 @@ def shown_marks(scored: "ExperimentSummary | Ensemble", *, folds_shown: bool = F
     return tuple(mark for mark in marks(scored) if not (folds_shown and mark.startswith("partial (")))
 
 
-def format_score(e: "ExperimentSummary", *, folds_shown: bool = False) -> str:
+def format_score(e: "ExperimentSummary") -> str:
     """Return an experiment's OOF score with its spread over folds and its marks; see `marks_of`."""
     if e.score is None:
         return "-"
     spread = f" ± {format_value(e.spread)}" if e.spread is not None else ""
-    return format_value(e.score) + spread + marks_of(e, folds_shown=folds_shown)
+    return format_value(e.score) + spread + marks_of(e)
 
 
 def write_csv(stream: TextIO, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -102,3 +104,24 @@ def format_recipe_value(value: object) -> str:
     if isinstance(value, float) and len(literal(value)) > LONG_NUMBER:
         return f"{value:.6g}"
     return literal(value)
+
+
+def json_value(value: object) -> Any:
+    """Return dataclasses, dates, paths, sets and NumPy scalars as JSON values; NaN and infinity are null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return json_value(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [json_value(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if hasattr(value, "item"):
+        return json_value(value.item())  # a NumPy scalar
+    raise TypeError(f"cannot show a {type(value).__name__} as JSON")

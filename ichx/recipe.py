@@ -114,7 +114,10 @@ class LossRecipe:
     label_smoothing: float = 0.0
     """Moves each label by half of this value towards 1/2."""
     study_pooling: str = added("noisy_or")
-    """How the slices of a labelled study are pooled: `noisy_or`, 1 - prod(1 - p), or `max`, the largest probability."""
+    """How the slices of a labelled study train on its label. Through one pooled probability: `noisy_or`,
+    1 - prod(1 - p), or `max`, the largest; or each on its own, `posterior`, see `study_loss`."""
+    study_start: float = added(0.5)
+    """Share of the epochs, from the first one, in which `posterior` moves from a study's label to the posterior."""
     study_weight: float = added(1.0)
     """Weight of the loss of labelled studies relative to that of slices."""
 

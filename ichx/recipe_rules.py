@@ -26,7 +26,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "optimizer.name": ("radam", "adamw", "sgd"),
     "augmentation.policy": ("one", "each"),
     "stage.*.sampling": ("fixed", "redrawn", "all", "studies", "labels", "grouped"),
-    "loss.study_pooling": ("max", "noisy_or"),
+    "loss.study_pooling": ("max", "noisy_or", "posterior"),
     "stage.*.scheduler": ("multistep", "cosine", "onecycle"),
     "sequence.projection_kind": ("linear", "pca"),
     "precision": ("auto", "fp32", "fp16", "bf16"),
@@ -72,6 +72,7 @@ def invalid_values(recipe: Recipe) -> list[str]:
         require(0 <= flat[name] < 1, name, "in [0, 1)")
     for name in ("optimizer.weight_decay", "optimizer.clip", "loss.study_weight"):
         require(flat[name] >= 0, name, "0 or more")
+    require(0 <= recipe.loss.study_start <= 1, "loss.study_start", "in [0, 1]")
     decoupled = not recipe.optimizer.decoupled or recipe.optimizer.name == "radam"
     require(decoupled, "optimizer.decoupled", "false, unless optimizer.name is radam")
     require(0 < recipe.optimizer.layer_decay <= 1, "optimizer.layer_decay", "in (0, 1]")

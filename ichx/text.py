@@ -55,6 +55,18 @@ def format_bytes(count: int) -> str:
     return f"{count / unit:,.0f} {name}" if name != "GB" and count >= 10 * unit else f"{count / unit:,.1f} {name}"
 
 
+def parse_duration(text: str) -> float | None:
+    """Return the seconds in e.g. `90s`, `5m`, `1.5h` or `2d`; None for another text."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)([smhd])", text.strip())
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else None
+
+
+def parse_bytes(text: str) -> int | None:
+    """Return the bytes in e.g. `24GB`, `800 MB` or `1T`; None for another text."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?) ?([MGT])B?", text.strip(), flags=re.IGNORECASE)
+    return round(float(found[1]) * {"M": 1e6, "G": 1e9, "T": 1e12}[found[2].upper()]) if found else None
+
+
 def escape(text: str, *, lines: bool = False) -> str:
     r"""Return `text` with `UNSAFE` characters as escape sequences, e.g. `\x1b`; with `lines`, tab and newline too."""
     text = UNSAFE.sub(_escaped, text)

@@ -30,6 +30,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 if TYPE_CHECKING:
     from ichx.phantom.dicom_files import PhantomFiles
     from ichx.project import Project
+    from ichx.store import Store
+    from ichx.workspace import Workspace
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it; the width of the program's output is fixed when it is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks train faster alone, and the suite shares its cores
@@ -125,6 +127,23 @@ def _no_inherited_workspace(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: p
     monkeypatch.delenv("ICHX_STORE", raising=False)
     monkeypatch.delenv("ICHX_CACHE_LOCAL", raising=False)
     monkeypatch.delenv("ICHX_DEBUG", raising=False)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> "Workspace":
+    """Return a new workspace."""
+    from ichx.workspace import init_workspace
+
+    return init_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def store(workspace: "Workspace") -> "Iterator[Store]":
+    """Yield the store of `workspace`."""
+    from ichx.store import open_store
+
+    with open_store(workspace) as opened:
+        yield opened
 
 
 @pytest.fixture

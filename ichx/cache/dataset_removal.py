@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ichx.cache.mask_file import fold_masks_key, masks_path
 from ichx.cache.verify import find_caches, foreign_caches
+from ichx.datasets.fold_labels import PSEUDO
+from ichx.datasets.fold_masks import masks_of_parts
 from ichx.errors import StorageError
+from ichx.files import size_of
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -42,16 +46,32 @@ def dataset_artifacts(project: "Project", name: str) -> list[DatasetArtifact]:
     folder = project.workspace.root / "datasets" / name
     reviews = len(project.store.reviews(name))
     what = "catalog, folds" + (f", {format_count(reviews, 'review')}" if reviews else "")
-    artifacts = [DatasetArtifact(what, folder, _size(folder))]
-    artifacts += [DatasetArtifact("cache", cache, _size(cache)) for cache in sorted(caches)]
+    artifacts = [DatasetArtifact(what, folder, size_of(folder))]
+    artifacts += [DatasetArtifact("cache", cache, size_of(cache)) for cache in sorted(caches)]
     for number, files in predictions.items():
-        what, nbytes = format_count(len(files), "prediction"), sum(map(_size, files))
+        what, nbytes = format_count(len(files), "prediction"), sum(map(size_of, files))
         artifacts.append(DatasetArtifact(what, project.workspace.experiment_dir(number), nbytes, tuple(files)))
     for path in features:
         tables = tuple(file for file in (path, path.with_suffix(".json")) if file.exists())
         if tables:
-            artifacts.append(DatasetArtifact("features", path.parent, sum(map(_size, tables)), tables))
+            artifacts.append(DatasetArtifact("features", path.parent, sum(map(size_of, tables)), tables))
+    masks = _pseudo_masks(project, name)
+    if masks:
+        nbytes = sum(map(size_of, masks))
+        artifacts.append(DatasetArtifact("cached masks", project.workspace.cache_dir, nbytes, tuple(masks)))
     return artifacts
+
+
+def _pseudo_masks(project: "Project", name: str) -> list[Path]:
+    """Return the cached pseudo-masks of a dataset, which are in the caches of the one that it labels."""
+    found = list[Path]()
+    for number in project.store.version_numbers(name):
+        version = project.store.version(name, number)
+        for stored in masks_of_parts(version).values() if PSEUDO in version.summary else ():
+            caches = find_caches(project.workspace.cache_dir, version.summary[PSEUDO]["of"]["dataset"], "")
+            paths = [masks_path(c.folder, fold_masks_key(key)) for c in caches for key in stored.digests.values()]
+            found += [path for path in dict.fromkeys(paths) if path.exists() and path not in found]
+    return found
 
 
 def remove_dataset(project: "Project", name: str) -> None:
@@ -75,9 +95,3 @@ def remove_dataset(project: "Project", name: str) -> None:
                 f"Dataset {name!r} is removed, but {path} cannot be deleted: {error.strerror or error}.",
                 "Delete it by hand.",
             ) from error
-
-
-def _size(path: Path) -> int:
-    if path.is_dir():
-        return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
-    return path.lstat().st_size if path.exists() else 0

@@ -16,9 +16,10 @@ from ichx.ct.dicom import DECODER_VERSION, DicomDefectError
 from ichx.datasets.catalog import usable_slices
 from ichx.datasets.dataset import load_catalog
 from ichx.datasets.decode_findings import CHECK_FILE, DecodeFindings, describe_findings, write_findings
+from ichx.datasets.file_list import list_added_files
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.mixture import mixture_parts
-from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, list_added_files, read_source_slice
+from ichx.datasets.sources import SourceFile, SourceFiles, find_drift, read_source_slice
 from ichx.errors import ConflictError
 from ichx.files import path_of, write_error
 from ichx.text import parse_json

@@ -18,11 +18,11 @@ from ichx.cache.mask_file import MaskCache, masks_path
 from ichx.cache.resize import crop_field, fit_mask, fit_square, pad_to_square
 from ichx.cache.verify import FoundCache, find_caches
 from ichx.ct.dicom import DicomDefectError
-from ichx.ct.geometry import head_centre, image_sides, shift_to_centre
+from ichx.ct.geometry import head_centre, shift_to_centre
+from ichx.datasets.image_sides import sides_of
 from ichx.datasets.mask_png import read_stored_mask
 from ichx.datasets.sources import locate_slice, read_source_slice
-from ichx.datasets.volumes import file_headers
-from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotReadyError
+from ichx.errors import ChangedDataError, CorruptFileError, IchxError, InvalidInputError, NotReadyError
 
 Read = TypeVar("Read")
 RECHECK_SECONDS: Final = 10.0
@@ -230,15 +230,9 @@ def patient_sides(source: Path, row: Mapping[str, Any]) -> dict[str, str] | None
     of sides.
     """
     try:
-        file = locate_slice(source, row)
-        if file.location.fingerprint() != (file.bytes, file.mtime_ns):
-            return None
-        with file.location.open() as handle:
-            headers = file_headers(handle)
-    except (OSError, DicomDefectError, ChangedDataError, CorruptFileError):
+        sides = sides_of(locate_slice(source, row))
+    except (OSError, IchxError):
         return None
-    header = next((one for one in headers if one.frame == file.frame), None)
-    sides = image_sides(None if header is None else header.orientation)
     return dict(zip(("left", "right"), sides, strict=True)) if sides else None
 
 

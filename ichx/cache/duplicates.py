@@ -91,7 +91,7 @@ def find_duplicates(
         name: The dataset; its newest version is read.
         other: Another dataset; None to compare the patients of `name` among themselves.
         least: Least similarity.
-        processes: Worker processes for hashes; one per core when None.
+        processes: Worker processes for hashes, and threads for their comparison; one per core when None.
         progress: Receives (done, total) slices and blocks.
 
     Raises:
@@ -114,6 +114,7 @@ def find_duplicates(
         None if other is None else second.hashes,
         groups=pd.factorize(own.data.slices["patient"])[0],
         least=least,
+        processes=processes,
         progress=progress,
     )
     known = _known_patients(project, own.data, second.data) if other else set[tuple[str, str]]()

@@ -1,7 +1,12 @@
-"""Perceptual hashes of the slices of a cache, computed once and stored in its folder."""
+"""Perceptual hashes of the slices of a cache, computed once and stored in its folder.
 
+The name of the file has the version of the hash: hashes of another version are computed again.
+"""
+
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +17,7 @@ from ichx.datasets.ingest import ProgressCallback
 from ichx.files import write_with
 from ichx.worker_pool import map_in_processes, worker_count
 
+_FILE: Final = "image-hashes-{version}.npy"
 CHUNK = 512
 """Slices per job."""
 PARALLEL_FROM = 4_000
@@ -40,7 +46,7 @@ def image_hashes(
         CorruptFileError: The cache is damaged.
         StorageError: The hashes cannot be written.
     """
-    path = cache.folder / f"image-hashes-{VERSION}.npy"
+    path = cache.folder / _FILE.format(version=VERSION)
     stored = _stored(path, cache.n)
     if stored is not None:
         return stored
@@ -54,6 +60,9 @@ def image_hashes(
         if progress is not None:
             progress(done, cache.n)
     write_with(path, lambda draft: np.save(draft, found), "the hashes of images")
+    for outdated in (cache.folder / _FILE.format(version=version) for version in range(1, VERSION)):
+        with suppress(OSError):  # a waste of space, nothing else
+            outdated.unlink()
     return found
 
 

@@ -51,12 +51,11 @@ def ensure_dataset_cache(
     data: LoadedDataset,
     spec: CacheSpec,
     *,
-    processes: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Cache:
     """Return the cache of `data` for `spec`; see `build_dataset_caches`."""
     plans = plan_dataset_caches(cache_dir, data, [spec])
-    return build_dataset_caches(data, plans, processes=processes, progress=progress)[0]
+    return build_dataset_caches(data, plans, progress=progress)[0]
 
 
 def build_dataset_caches(

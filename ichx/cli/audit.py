@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ichx.cli.output import console, info, print_json, progress
-from ichx.cli.parameters import AsJson, EnsembleNumber, OptionalNumber, check_subject
+from ichx.cli.parameters import AsJson, EnsembleNumber, OptionalNumber, parse_subject
 from ichx.cli.session import session
 from ichx.formatting import format_marks
 
@@ -26,26 +26,24 @@ def audit(number: OptionalNumber = None, ensemble: EnsembleNumber = None, as_jso
 
     Example: `ichx audit --ensemble 3`
     """
-    subject = check_subject(number, ensemble)
+    subject = parse_subject(number, ensemble)
     found: Audit | EnsembleAudit
     with session() as project:
         # report an unknown number before pandas is imported
-        if ensemble is not None:
-            project.store.ensemble(ensemble)
+        subject.require(project)
+        if subject.ensemble:
             from ichx.evaluation.ensemble_audit import audit_ensemble
 
             with progress("nested folds") as update:
-                found = audit_ensemble(project, ensemble, update)
+                found = audit_ensemble(project, subject.number, update)
         else:
-            project.store.experiment(subject)
             from ichx.evaluation.audit import audit as run_audit
 
-            found = run_audit(project, subject)
+            found = run_audit(project, subject.number)
     if as_json:
         print_json({"passed": found.passed, "audit": found})
     else:
-        kind = "experiment" if ensemble is None else "ensemble"
-        console.print(f"{kind} {subject}: {found.name}{format_marks(found.marks)}", markup=False, style="bold")
+        console.print(f"{subject}: {found.name}{format_marks(found.marks)}", markup=False, style="bold")
         styles = {"ok": "green", "wrong": "bold red", "unknown": "yellow"}
         lines = Table.grid(padding=(0, 2))
         for check in found.checks:

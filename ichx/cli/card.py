@@ -16,9 +16,7 @@ from ichx.cli.parameters import (
     OwnTta,
     Pooling,
     Workers,
-    check_ensemble_options,
-    check_subject,
-    find_subject,
+    parse_subject,
 )
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import check_fields, parse_fields
@@ -53,25 +51,21 @@ def card(
 
     Example: `ichx card --ensemble 3 --dataset cq500 --out card`
     """
-    subject_number, fields = check_subject(number, ensemble), parse_fields(by)
-    if ensemble is not None:
-        check_ensemble_options(tta=tta, average=average)
+    subject, fields = parse_subject(number, ensemble, tta=tta, average=average), parse_fields(by)
     with session() as project:
-        find_subject(project, subject_number, ensemble=ensemble is not None)
+        subject.require(project)
         for dataset in datasets or ():
             project.store.dataset(dataset)
         if out is not None:
             check_writable(out / "card.md", "the model card", remedy=FOLDER_REMEDY)
         check_fields(fields)
         from ichx.cli.live import LiveView
-        from ichx.evaluation.subject_oof import Subject
         from ichx.inference.trained import InferenceOptions
         from ichx.publish.card import read_card, write_card
         from ichx.publish.card_facts import scores_document
         from ichx.publish.card_markdown import card_markdown
         from ichx.publish.subject import external_subject, oof_subject
 
-        subject = Subject(subject_number, ensemble is not None)
         with LiveView() as view:
             view.phase("reading scores", 0, 1)
             published = oof_subject(project, subject, tta=tta or "none", average=average or "logit", pooling=pooling)

@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from ichx.cli.output import err, info, notice, print_json, warn
-from ichx.cli.placement import Placement, cluster_engine
+from ichx.cli.placement import Placement, PlacementOptions, cluster_engine
 from ichx.files import absolute_path
 from ichx.jobs.command_jobs import CommandCallbacks, CommandRequest, CommandResult, run_commands
 from ichx.signals import count_stop_signals, stop_exit_code
@@ -18,8 +18,11 @@ from ichx.text import escape, format_count
 if TYPE_CHECKING:
     from ichx.project import Project
 
-PLACEMENT_OPTIONS: Final = frozenset({"on", "detach", "cpus", "gpus", "memory", "time_limit", "engine_options"})
+PLACEMENT_OPTIONS: Final = frozenset(option.name for option in fields(PlacementOptions))
 """Parameters of commands that a job does not get."""
+
+PATH_TYPES: Final = frozenset({"path", "file", "directory"})
+"""Names of the types of paths with versions of typer that give their values as strings."""
 
 
 def command_arguments(context: typer.Context, *, drop: frozenset[str] = PLACEMENT_OPTIONS, **changed: Any) -> list[str]:
@@ -37,18 +40,19 @@ def command_arguments(context: typer.Context, *, drop: frozenset[str] = PLACEMEN
         value = values.get(parameter.name or "")
         if parameter.name in drop or value is None or value == () or value == [] or value == parameter.default:
             continue
-        several = value if isinstance(value, list | tuple) else [value]
+        is_path = getattr(getattr(parameter, "type", None), "name", "") in PATH_TYPES
+        several = [_text(one, is_path) for one in (value if isinstance(value, list | tuple) else [value])]
         if parameter.param_type_name == "argument":
-            arguments += map(_text, several)
+            arguments += several
         elif isinstance(value, bool):
             options.append((parameter.opts if value else parameter.secondary_opts)[0])
         else:
-            options += [f"{parameter.opts[0]}={_text(one)}" for one in several]
+            options += [f"{parameter.opts[0]}={one}" for one in several]
     return arguments + options
 
 
-def _text(value: object) -> str:
-    return str(absolute_path(value)) if isinstance(value, Path) else str(value)
+def _text(value: object, is_path: bool) -> str:
+    return str(absolute_path(Path(str(value)))) if is_path or isinstance(value, Path) else str(value)
 
 
 def submit_command(

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ichx.cli.output import console
-from ichx.cli.tables import print_table
+from ichx.cli.tables import format_bounds, print_table
 from ichx.formatting import format_marks
 from ichx.labels import LABELS
 from ichx.text import format_count
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Interval
     from ichx.evaluation.decision_curve import DecisionCurve
+    from ichx.evaluation.delong import DeLong
     from ichx.evaluation.paired_scores import PairedScores
     from ichx.evaluation.reader_agreement import ReaderComparison
     from ichx.evaluation.reliability import ReliabilityCurve
@@ -109,6 +109,25 @@ def print_readers(found: "Sequence[ReaderComparison]", labels: Sequence[str] | N
     print_table(title, heads, rows, caption=caption, split=True)
 
 
+def print_study_areas(found: "Mapping[str, DeLong | None]", first: str, second: str) -> None:
+    """Print DeLong's test of the AUC of studies, by label."""
+    rows = [
+        (
+            name,
+            f"{of.first:.4f}",
+            f"{of.second:.4f}",
+            f"{of.difference:+.4f}",
+            f"{of.low:+.4f} to {of.high:+.4f}",
+            f"{of.p_value:.4f}",
+        )
+        for name, of in found.items()
+        if of is not None
+    ]
+    if rows:
+        heads = ("label", first, second, "difference", "95 % interval", "p")
+        print_table("AUC of studies, with the test of DeLong", heads, rows)
+
+
 def print_paired(found: "PairedScores", first: str, second: str) -> None:
     """Print the differences of two models on the same slices."""
     slices, studies = found.slices, found.studies
@@ -131,19 +150,7 @@ def print_paired(found: "PairedScores", first: str, second: str) -> None:
     marks = format_marks(found.marks)
     title = f"difference {first} - {second}" + (f"; {second}:{marks}" if marks else "")
     print_table(title, heads, rows, caption=caption, split=True)
-    tests = [
-        (
-            name,
-            f"{of.first:.4f}",
-            f"{of.second:.4f}",
-            f"{of.difference:+.4f}\n{of.low:+.4f} to {of.high:+.4f}",
-            f"{of.p_value:.4f}",
-        )
-        for name, of in found.study_auc.items()
-        if of is not None
-    ]
-    if tests:
-        print_table("AUC of studies, with the test of DeLong", ("label", first, second, "difference", "p"), tests)
+    print_study_areas(found.study_auc, first, second)
     calls = [
         (
             f"{one.label}, {one.unit}\n{name}",
@@ -156,11 +163,3 @@ def print_paired(found: "PairedScores", first: str, second: str) -> None:
     if calls:
         names = ("stored thresholds", first, second, f"{second} - {first}")
         print_table("calls at the stored threshold of each", names, calls)
-
-
-def format_bounds(found: "Interval", digits: int = 3) -> str:
-    """Return a value above its interval."""
-    value = "-" if found.value is None else f"{found.value:z.{digits}f}"
-    if found.low is None or found.high is None:
-        return f"{value}\n-"
-    return f"{value}\n{found.low:z.{digits}f} to {found.high:z.{digits}f}"

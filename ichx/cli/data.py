@@ -25,7 +25,7 @@ from ichx.cli.session import session
 from ichx.cli.tables import print_table
 
 if TYPE_CHECKING:
-    from ichx.store import Dataset, DatasetVersion
+    pass
 
 
 app = typer.Typer(help="Datasets: add, inspect, check and cache CT slices.", no_args_is_help=True)
@@ -52,7 +52,7 @@ def list_datasets(as_json: AsJson = False) -> None:
     rows = [
         (
             dataset.name,
-            _kind(dataset, version),
+            version.kind,
             version.number,
             version.slices,
             version.patients,
@@ -64,17 +64,6 @@ def list_datasets(as_json: AsJson = False) -> None:
     ]
     heads = ("name", "type", "version", "slices", "patients", "excluded", "folds", "added")
     print_table("datasets", heads, rows, drop=("added", "version"), cut={"name": 16, "type": 14})
-
-
-def _kind(dataset: "Dataset", version: "DatasetVersion") -> str:
-    """Return what a dataset is, in a word or two."""
-    if dataset.test_of:
-        return f"test set of {dataset.test_of}"
-    if version.part_names:
-        return "mixture"
-    if "pseudo" in version.summary:
-        return "pseudo-labels"
-    return "labelled" if dataset.trainable else "unlabelled"
 
 
 @app.command("show")

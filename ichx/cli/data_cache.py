@@ -7,16 +7,9 @@ import typer
 from ichx.cli.output import console, info, print_json, progress, warn
 from ichx.cli.parameters import (
     AsJson,
-    Cpus,
     DatasetName,
-    Detach,
-    EngineOptions,
-    Gpus,
-    Memory,
-    On,
-    TimeLimit,
 )
-from ichx.cli.placement import PlacementOptions
+from ichx.cli.placement import PlacementOptions, placed
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 
@@ -25,6 +18,7 @@ if TYPE_CHECKING:
     from ichx.cache.verify import FoundCache
 
 
+@placed
 def cache(
     context: typer.Context,
     name: DatasetName,
@@ -45,13 +39,8 @@ def cache(
     ] = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Number of jobs on a cluster; default: 1.")] = None,
-    on: On = None,
-    detach: Detach = False,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    memory: Memory = None,
-    time_limit: TimeLimit = None,
-    engine_options: EngineOptions = None,
+    *,
+    where: PlacementOptions,
     as_json: AsJson = False,
 ) -> None:
     """Decode slices once into HU caches, or list the caches.
@@ -83,9 +72,7 @@ def cache(
         raise typer.BadParameter("--part builds a part of a cache. Add --size or --for.")
     of_part = None if part is None else Part.parse(part)
     with session() as project:
-        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
-            project.workspace
-        )
+        placement = where.place(project.workspace)
         build_here = placement.is_local or not (specs or for_) or part is not None
         if build_here and (jobs is not None or (placement.chosen and not placement.is_local)):
             raise typer.BadParameter("--on slurm and --jobs need --size or --for, without --part.")

@@ -8,6 +8,7 @@ import typer
 
 from ichx.cli.confirmation import confirmed
 from ichx.cli.ensemble_show import Ensemble
+from ichx.cli.exp_transfer import print_exported
 from ichx.cli.output import console, info, notice, print_json
 from ichx.cli.parameters import AsJson
 from ichx.cli.session import session
@@ -78,18 +79,12 @@ def export(
 
     Example: `ichx ensemble export 3 blend.zip`
     """
-    from ichx.text import format_bytes
-
     with session() as project:
         project.store.ensemble(number)  # report an unknown number before torch is imported
         from ichx.experiments.ensemble_archive import export_ensemble
 
         written = export_ensemble(project, number, file)
-    if as_json:
-        print_json(written)
-    else:
-        size = f"{written.files} files, {format_bytes(written.nbytes)}"
-        info(f"Exported ensemble {number} to {written.file}: {size}.")
+    print_exported(f"ensemble {number}", written, as_json=as_json)
 
 
 def import_(

@@ -13,18 +13,12 @@ from ichx.cli.parameters import (
     AsJson,
     Average,
     By,
-    Cpus,
     DecisionCurves,
-    Detach,
     Device,
-    EngineOptions,
     EnsembleNumber,
     FoldTexts,
-    Gpus,
     KeepIds,
     Labels,
-    Memory,
-    On,
     OptionalNumber,
     OwnTta,
     Page,
@@ -32,15 +26,12 @@ from ichx.cli.parameters import (
     Precision,
     Recalibrated,
     Reliability,
-    TimeLimit,
     Workers,
-    check_ensemble_options,
-    check_subject,
-    find_subject,
     fold_numbers,
     parse_model,
+    parse_subject,
 )
-from ichx.cli.placement import PlacementOptions
+from ichx.cli.placement import PlacementOptions, placed
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import check_fields, known_fields, parse_fields, print_subgroups, print_subgroups_csv
@@ -49,11 +40,13 @@ from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.evaluation.subgroup_scores import Unit
+    from ichx.evaluation.subject import Subject
 
 
 UNITS: "tuple[Unit, ...]" = ("slice", "study")
 
 
+@placed
 def evaluate(
     context: typer.Context,
     dataset: Annotated[str, typer.Option("--dataset", help="Labelled dataset to score.")],
@@ -89,13 +82,8 @@ def evaluate(
     precision: Precision = "auto",
     workers: Workers = None,
     as_csv: AsCsv = False,
-    on: On = None,
-    detach: Detach = False,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    memory: Memory = None,
-    time_limit: TimeLimit = None,
-    engine_options: EngineOptions = None,
+    *,
+    where: PlacementOptions,
     as_json: AsJson = False,
 ) -> None:
     """Score an experiment or an ensemble on another labelled dataset.
@@ -110,39 +98,33 @@ def evaluate(
     Example: `ichx evaluate 6 --dataset cq500 --against 5`
     """
     selected, fields = fold_numbers(folds), parse_fields(by)
-    subject = check_subject(number, ensemble)
-    if ensemble is not None:
-        check_ensemble_options(tta=tta, average=average, fold=folds)
+    subject = parse_subject(number, ensemble, tta=tta, average=average, fold=folds)
     if prevalence is not None and not 0 < prevalence < 1:
         raise typer.BadParameter(f"Invalid prevalence: {prevalence}. Use a share, e.g. 0.1.", param_hint="--prevalence")
     other = None if against is None else parse_model(against)
-    if other is not None and other == (subject, ensemble is not None):
+    if other == subject:
         raise typer.BadParameter("Name another experiment or ensemble.", param_hint="--against")
     if keep_ids and out is None:
         raise typer.BadParameter("--keep-ids requires --out: scores contain no ids.")
     with session() as project:
         # report unknown names before torch is imported
-        find_subject(project, subject, ensemble=ensemble is not None)
+        subject.require(project)
         if other is not None:
-            find_subject(project, other[0], ensemble=other[1])
+            other.require(project)
         project.store.dataset(dataset)
-        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
-            project.workspace
-        )
+        placement = where.place(project.workspace)
         if not placement.is_local:
             from ichx.cli.command_jobs import command_arguments, submit_command
             from ichx.jobs.command_jobs import CommandRequest
 
             words = command_arguments(context)
-            of = subject if ensemble is None else None
-            submit_command(project, placement, CommandRequest("evaluate", (words,), experiment=of), as_json=as_json)
+            submit_command(project, placement, CommandRequest("evaluate", (words,), experiment=number), as_json=as_json)
             return
         from ichx.cli.live import LiveView
         from ichx.evaluation.decision_curve import decision_curves
         from ichx.evaluation.operating_points import apply_thresholds
         from ichx.evaluation.reliability import reliability_curves
         from ichx.evaluation.subgroup_scores import SubgroupScores, all_subgroup_scores
-        from ichx.evaluation.subject_oof import Subject
         from ichx.evaluation.threshold_file import applicable, stale_warnings, stored_thresholds
         from ichx.inference.evaluate import evaluate_slices
         from ichx.inference.evaluation_files import case_tables, hashed_ids, real_ids, write_cases
@@ -159,8 +141,7 @@ def evaluate(
         written, groups = [], list[SubgroupScores]()
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
-            predictor = Subject(subject, ensemble is not None)
-            model = ready_model(project, predictor, options, view.note)
+            model = ready_model(project, subject, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated, dataset)
             found, slices = evaluate_slices(project, model, dataset, callbacks=view, pooling=pooling, overlap=overlap)
@@ -173,10 +154,10 @@ def evaluate(
                 from ichx.report import write_evaluation_report
 
                 written.append(write_evaluation_report(project, found, slices, page))
-            stored = stored_thresholds(project, predictor)
+            stored = stored_thresholds(project, subject)
             fitting = applicable(stored, tta=found.tta, average=found.average, pooling=pooling)
             calls = apply_thresholds(fitting, slices.called, prevalence)
-            stale = stale_warnings(project, predictor, fitting)
+            stale = stale_warnings(project, subject, fitting)
             readers = compare_with_readers(project, slices, fitting)
             curves = {}
             if decision_curve:
@@ -191,7 +172,7 @@ def evaluate(
                 bins = {unit: reliability_curves(slices.predicted, shown, unit, pooling=pooling) for unit in UNITS}
             paired = None
             if other is not None:
-                second = ready_model(project, Subject(*other), options, view.note)
+                second = ready_model(project, other, options, view.note)
                 paired = compare_models(project, (model, slices), second, pooling, callbacks=view, overlap=overlap)
             if fields:
                 fields = known_fields(slices.predicted, fields)
@@ -204,8 +185,7 @@ def evaluate(
     elif as_csv:
         print_scores_csv(found, labels)
     else:
-        kind = "experiment" if ensemble is None else "ensemble"
-        title = f"{kind} {subject}: {found.name}, on {dataset} version {found.dataset_version}, tta {found.tta}"
+        title = f"{subject}: {found.name}, on {dataset} version {found.dataset_version}, tta {found.tta}"
         if recalibrated is not None:
             title += f", recalibrated: {recalibrated}"
         print_scores(title, found, pooling, labels)
@@ -216,7 +196,7 @@ def evaluate(
         if readers:
             print_readers(readers, labels)
         if paired is not None and other is not None:
-            print_paired(paired, _name(subject, ensemble is not None), _name(*other))
+            print_paired(paired, _name(subject), _name(other))
         print_subgroups(groups)
     if found.overlap:
         patients = f"{format_count(found.overlap, 'patient')} also in the experiment's dataset"
@@ -229,5 +209,5 @@ def evaluate(
         (err if as_json or as_csv else console).print(str(file), markup=False)
 
 
-def _name(number: int, ensemble: bool) -> str:
-    return f"{'ens' if ensemble else 'exp'} {number}"
+def _name(subject: "Subject") -> str:
+    return f"{'ens' if subject.ensemble else 'exp'} {subject.number}"

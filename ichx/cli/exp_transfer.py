@@ -1,13 +1,17 @@
 """`ichx exp export` and `import`: move an experiment to another workspace."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ichx.cli.output import console, info, notice, print_json
 from ichx.cli.parameters import AsJson, Number
 from ichx.cli.session import session
+from ichx.text import format_bytes
+
+if TYPE_CHECKING:
+    from ichx.experiments.archive_export import ExportedArchive
 
 
 def export(
@@ -25,18 +29,20 @@ def export(
 
     Example: `ichx exp export 6 resnext50.zip --weights`
     """
-    from ichx.text import format_bytes
-
     with session() as project:
         project.store.experiment(number)  # report an unknown number before torch is imported
         from ichx.experiments.archive_export import archive_experiment
 
         written = archive_experiment(project, number, file, weights=weights, checkpoints=checkpoints)
+    print_exported(f"experiment {number}", written, as_json=as_json)
+
+
+def print_exported(what: str, written: "ExportedArchive", *, as_json: bool) -> None:
+    """Print the archive file with an experiment or ensemble."""
     if as_json:
         print_json(written)
     else:
-        size = f"{written.files} files, {format_bytes(written.nbytes)}"
-        info(f"Exported experiment {number} to {written.file}: {size}.")
+        info(f"Exported {what} to {written.file}: {written.files} files, {format_bytes(written.nbytes)}.")
 
 
 def import_(

@@ -16,26 +16,14 @@ from ichx.cli.parameters import (
     OwnTta,
     Pooling,
     Workers,
-    check_ensemble_options,
-    check_subject,
-    find_subject,
-    parse_label,
+    label_option,
+    parse_subject,
 )
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import check_fields, parse_fields
 from ichx.files import FOLDER_REMEDY, check_writable
-from ichx.labels import ANY, LABELS
+from ichx.labels import ANY
 
-OneLabel = Annotated[
-    str,
-    typer.Option(
-        "--label",
-        parser=parse_label,
-        metavar="LABEL",
-        autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
-        help="Label of subgroups, example slices and figures of one label.",
-    ),
-]
 ExternalDataset = Annotated[
     str | None, typer.Option("--dataset", help="Another labelled dataset; default: out-of-fold predictions.")
 ]
@@ -47,7 +35,7 @@ def figures(
     ensemble: EnsembleNumber = None,
     format: Annotated[Literal["pdf", "png", "svg"], typer.Option("--format", help="Format of the files.")] = "pdf",
     dataset: ExternalDataset = None,
-    label: OneLabel = ANY,
+    label: Annotated[str, label_option("Label of subgroups, example slices and figures of one label.")] = ANY,
     per: Annotated[Literal["study", "slice"], typer.Option("--per", help="What curves and subgroups count.")] = "study",
     by: By = None,
     tta: OwnTta = None,
@@ -67,22 +55,18 @@ def figures(
 
     Example: `ichx figures --ensemble 3 --dataset cq500 --out figures`
     """
-    subject_number, fields = check_subject(number, ensemble), parse_fields(by)
-    if ensemble is not None:
-        check_ensemble_options(tta=tta, average=average)
+    subject, fields = parse_subject(number, ensemble, tta=tta, average=average), parse_fields(by)
     with session() as project:
-        find_subject(project, subject_number, ensemble=ensemble is not None)
+        subject.require(project)
         if dataset is not None:
             project.store.dataset(dataset)
         check_writable(out / f"roc.{format}", "the figures", remedy=FOLDER_REMEDY)
         check_fields(fields)
         from ichx.cli.live import LiveView
-        from ichx.evaluation.subject_oof import Subject
         from ichx.inference.trained import InferenceOptions
         from ichx.publish.figures import FigureRequest, write_figures
         from ichx.publish.subject import external_subject, oof_subject
 
-        subject = Subject(subject_number, ensemble is not None)
         with LiveView() as view:
             if dataset is None:
                 published = oof_subject(

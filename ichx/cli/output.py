@@ -10,13 +10,10 @@ import contextlib
 import errno
 import io
 import json
-import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -25,7 +22,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from ichx.formatting import format_interval, format_marks, format_value, write_csv
+from ichx.formatting import format_interval, format_marks, format_value, json_value, write_csv
 from ichx.text import UNSAFE, escape
 from ichx.views import with_views
 
@@ -201,29 +198,9 @@ def progress(description: str) -> Iterator[Callable[[int, int], None]]:
 
 def _json_text(value: object, stream: TextIO, indent: int | None = None) -> str:
     """Return `value` as JSON that `stream` can encode; its error handler would escape letters as no JSON does."""
-    text = json.dumps(_json_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_value(value), indent=indent, ensure_ascii=False, allow_nan=False)
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
-        text = json.dumps(_json_value(value), indent=indent, allow_nan=False)
+        text = json.dumps(json_value(value), indent=indent, allow_nan=False)
     return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # json itself escapes ASCII only up to 31
-
-
-def _json_value(value: object) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _json_value(asdict(value))
-    if isinstance(value, dict):
-        return {str(key): _json_value(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_json_value(inner) for inner in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if hasattr(value, "item"):
-        return _json_value(value.item())  # a NumPy scalar
-    raise TypeError(f"cannot show a {type(value).__name__} as JSON")

@@ -4,18 +4,16 @@ import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ichx.cli.session import session
 from ichx.errors import IchxError, NotReadyError
 from ichx.evaluation import choices
+from ichx.evaluation.subject import Subject
 from ichx.labels import LABELS
-from ichx.text import escape
-
-if TYPE_CHECKING:
-    from ichx.project import Project
+from ichx.text import escape, parse_bytes, parse_duration
 
 
 def parse_number(text: str) -> int:
@@ -99,6 +97,17 @@ def parse_label(text: str) -> str:
     return text
 
 
+def label_option(description: str) -> Any:
+    """Return the option `--label` with a `description`."""
+    return typer.Option(
+        "--label",
+        parser=parse_label,
+        metavar="LABEL",
+        autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
+        help=description,
+    )
+
+
 Number = Annotated[
     int,
     typer.Argument(
@@ -136,16 +145,7 @@ Pooling = Annotated[
         "--pooling", help="Study probability: max over slices, 1 - prod(1 - p), or that of a sequence experiment."
     ),
 ]
-Labels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--label",
-        parser=parse_label,
-        metavar="LABEL",
-        autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
-        help="Only this label in tables and CSV; repeatable.",
-    ),
-]
+Labels = Annotated[list[str] | None, label_option("Only this label in tables and CSV; repeatable.")]
 By = Annotated[
     list[str] | None,
     typer.Option(
@@ -185,19 +185,6 @@ Save = Annotated[
     Literal["features"] | None,
     typer.Option("--save", help="Save the pooled features of each slice too (float16 Parquet)."),
 ]
-On = Annotated[
-    Literal["local", "slurm", "ray"] | None,
-    typer.Option("--on", help="Where to run; default: `default` in [engine] of ichx.toml, else local."),
-]
-Detach = Annotated[bool, typer.Option("--detach", help="Submit the jobs to the cluster and return at once.")]
-Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="CPU cores per node of each job on a cluster.")]
-Gpus = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs per node of each job on a cluster.")]
-Memory = Annotated[str | None, typer.Option("--memory", help="Memory per node of each job on a cluster, e.g. 64GB.")]
-TimeLimit = Annotated[str | None, typer.Option("--time", help="Time limit of each job on a cluster, e.g. 8h, 2d.")]
-EngineOptions = Annotated[
-    list[str] | None,
-    typer.Option("--engine-option", help="Further option of the scheduler, e.g. --constraint=a100; repeatable."),
-]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Recipe value to change, e.g. stage.full.lr=5e-6; repeatable."),
@@ -221,36 +208,33 @@ def fold_numbers(texts: Sequence[str] | None) -> list[int] | None:
         raise typer.BadParameter(problem, param_hint="--fold") from None
 
 
-def check_subject(number: int | None, ensemble: int | None) -> int:
-    """Return the one that is given; raise `typer.BadParameter` unless it is exactly one."""
-    if number is not None and ensemble is None:
-        return number
-    if number is None and ensemble is not None:
-        return ensemble
-    raise typer.BadParameter("Give either an experiment number or --ensemble NUMBER.")
+def parse_subject(number: int | None, ensemble: int | None, **own: object) -> Subject:
+    """Return the experiment or the ensemble.
 
+    Args:
+        number: The experiment.
+        ensemble: The ensemble.
+        **own: Options by name that are for experiments only: an ensemble has its own views and folds.
 
-def find_subject(project: "Project", number: int, *, ensemble: bool) -> None:
-    """Raise `NotFoundError` unless there is this experiment, or this ensemble: before heavy libraries are imported."""
-    if ensemble:
-        project.store.ensemble(number)
-    else:
-        project.store.experiment(number)
-
-
-def check_ensemble_options(**options: object) -> None:
-    """Raise `typer.BadParameter` if one of `options`, by name, is given: an ensemble has its own views and folds."""
-    given = [f"--{name}" for name, value in options.items() if value]
-    if given:
+    Raises:
+        typer.BadParameter: Both or none are given, or options of experiments for an ensemble.
+    """
+    if (number is None) == (ensemble is None):
+        raise typer.BadParameter("Give either an experiment number or --ensemble NUMBER.")
+    if ensemble is None:
+        assert number is not None
+        return Subject(number)
+    if given := [f"--{name}" for name, value in own.items() if value]:
         raise typer.BadParameter(f"Use either --ensemble or {', '.join(given)}: an ensemble is stored with its own.")
+    return Subject(ensemble, ensemble=True)
 
 
-def parse_model(text: str) -> tuple[int, bool]:
-    """Return the number in e.g. `6` or `ensemble:3`, and whether it is that of an ensemble."""
+def parse_model(text: str) -> Subject:
+    """Return what e.g. `6` or `ensemble:3` names."""
     kind, colon, number = text.rpartition(":")
     known = kind in ("experiment", "ensemble") if colon else True
     if known and number.isascii() and number.isdecimal() and len(number) < 10:
-        return int(number), kind == "ensemble"
+        return Subject(int(number), kind == "ensemble")
     raise typer.BadParameter(f"Invalid model: {text!r}. Use an experiment number, or e.g. ensemble:3.")
 
 
@@ -268,10 +252,10 @@ def duration_seconds(text: str, option: str) -> float:
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a duration.
     """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?)([smhd]?)", text.strip())
-    if found is None or (not found[2] and float(found[1])):
+    seconds = 0.0 if text.strip() == "0" else parse_duration(text)
+    if seconds is None:
         raise typer.BadParameter(f"Invalid duration: {text!r}. Use e.g. 90s, 5m or 1h.", param_hint=option)
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "": 0}[found[2]]
+    return seconds
 
 
 def gigabytes(text: str, option: str) -> float:
@@ -280,7 +264,7 @@ def gigabytes(text: str, option: str) -> float:
     Raises:
         typer.BadParameter: `text`, the value of `option`, is not a size.
     """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?) ?([MGT])B?", text.strip(), flags=re.IGNORECASE)
-    if found is None:
+    size = parse_bytes(text)
+    if size is None:
         raise typer.BadParameter(f"Invalid size: {text!r}. Use e.g. 24GB.", param_hint=option)
-    return float(found[1]) * {"M": 1e-3, "G": 1, "T": 1e3}[found[2].upper()]
+    return size / 1e9

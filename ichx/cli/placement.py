@@ -1,10 +1,12 @@
 """Where a command runs: on this machine, or as jobs of a cluster with resources."""
 
 import contextlib
+import functools
+import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -38,15 +40,27 @@ class Placement:
 
 @dataclass(frozen=True)
 class PlacementOptions:
-    """The options of a command that choose its placement."""
+    """The options of a command that choose its placement; `placed` adds them to a command."""
 
-    on: str | None = None
-    detach: bool = False
-    cpus: int | None = None
-    gpus: int | None = None
-    memory: str | None = None
-    time: str | None = None
-    options: Sequence[str] | None = None
+    on: Annotated[
+        Literal["local", "slurm", "ray"] | None,
+        typer.Option("--on", help="Where to run; default: `default` in [engine] of ichx.toml, else local."),
+    ] = None
+    detach: Annotated[bool, typer.Option("--detach", help="Submit the jobs to the cluster and return at once.")] = False
+    cpus: Annotated[int | None, typer.Option("--cpus", min=1, help="CPU cores per node of each job on a cluster.")] = (
+        None
+    )
+    gpus: Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs per node of each job on a cluster.")] = None
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Memory per node of each job on a cluster, e.g. 64GB.")
+    ] = None
+    time_limit: Annotated[
+        str | None, typer.Option("--time", help="Time limit of each job on a cluster, e.g. 8h, 2d.")
+    ] = None
+    engine_options: Annotated[
+        list[str] | None,
+        typer.Option("--engine-option", help="Further option of the scheduler, e.g. --constraint=a100; repeatable."),
+    ] = None
 
     def place(self, workspace: "Workspace") -> Placement:
         """Return the placement.
@@ -58,8 +72,8 @@ class PlacementOptions:
         if engine == LOCAL and (given := self._given()):
             raise typer.BadParameter(f"Jobs on this machine do not use {', '.join(given)}. Add --on slurm or --on ray.")
         memory = None if self.memory is None else round(1e9 * gigabytes(self.memory, "--memory"))
-        seconds = None if self.time is None else _time_limit(self.time)
-        resources = Resources(self.cpus, self.gpus, memory, seconds, options=tuple(self.options or ()))
+        seconds = None if self.time_limit is None else _time_limit(self.time_limit)
+        resources = Resources(self.cpus, self.gpus, memory, seconds, options=tuple(self.engine_options or ()))
         return Placement(engine, self.on is not None, resources, self.detach)
 
     def _given(self) -> list[str]:
@@ -68,10 +82,27 @@ class PlacementOptions:
             "--cpus": self.cpus,
             "--gpus": self.gpus is not None,
             "--memory": self.memory,
-            "--time": self.time,
-            "--engine-option": self.options,
+            "--time": self.time_limit,
+            "--engine-option": self.engine_options,
         }
         return [name for name, value in values.items() if value]
+
+
+def placed(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `where` of a command, a `PlacementOptions`, by one parameter per option."""
+    signature = inspect.signature(command)
+    options = inspect.signature(PlacementOptions).parameters
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in signature.parameters.items():
+        parameters |= options if name == "where" else {name: parameter}
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        command(where=PlacementOptions(**{name: values.pop(name) for name in options}), **values)
+
+    run.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: one.annotation for name, one in parameters.items()}
+    return run
 
 
 def _time_limit(text: str) -> float:

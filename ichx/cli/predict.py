@@ -12,31 +12,23 @@ from ichx.cli.parameters import (
     AsCsv,
     AsJson,
     Average,
-    Cpus,
-    Detach,
     Device,
-    EngineOptions,
     EnsembleNumber,
     FoldTexts,
-    Gpus,
     KeepIds,
     Labels,
-    Memory,
-    On,
     OwnTta,
     Page,
     Precision,
     Recalibrated,
     Save,
-    TimeLimit,
     Workers,
-    check_ensemble_options,
     complete_number,
-    find_subject,
     fold_numbers,
     parse_number,
+    parse_subject,
 )
-from ichx.cli.placement import PlacementOptions
+from ichx.cli.placement import PlacementOptions, placed
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.formatting import format_marks, format_value
@@ -52,6 +44,7 @@ ID_WIDTH = 11
 """Least width of an id in the table, shortened in the middle."""
 
 
+@placed
 def predict(
     context: typer.Context,
     number: Annotated[
@@ -90,13 +83,8 @@ def predict(
     precision: Precision = "auto",
     workers: Workers = None,
     csv: AsCsv = False,
-    on: On = None,
-    detach: Detach = False,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    memory: Memory = None,
-    time_limit: TimeLimit = None,
-    engine_options: EngineOptions = None,
+    *,
+    where: PlacementOptions,
     as_json: AsJson = False,
 ) -> None:
     """Predict DICOM or NIfTI files, per slice and per study.
@@ -114,7 +102,6 @@ def predict(
     """
     selected = fold_numbers(folds)
     if ensemble is not None:
-        check_ensemble_options(tta=tta, average=average, fold=folds, save=save)
         if path is not None:
             raise typer.BadParameter("Use either an experiment number or --ensemble.")
         path = Path(number)
@@ -124,24 +111,21 @@ def predict(
         raise typer.BadParameter("--save features requires --out: the features are saved next to that file.")
     if keep_ids and id_map is not None:
         raise typer.BadParameter("Use either --keep-ids or --id-map: with --keep-ids there are no hashes.")
-    subject = parse_number(number) if ensemble is None else ensemble
+    experiment = parse_number(number) if ensemble is None else None
+    subject = parse_subject(experiment, ensemble, tta=tta, average=average, fold=folds, save=save)
     with session() as project:
         # report an unknown number before torch is imported
-        find_subject(project, subject, ensemble=ensemble is not None)
-        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
-            project.workspace
-        )
+        subject.require(project)
+        placement = where.place(project.workspace)
         if not placement.is_local:
             from ichx.cli.command_jobs import command_arguments, submit_command
             from ichx.jobs.command_jobs import CommandRequest
 
-            given = path if ensemble is not None else subject
-            words = command_arguments(context, number=given)
-            of = subject if ensemble is None else None
-            submit_command(project, placement, CommandRequest("predict", (words,), experiment=of), as_json=as_json)
+            words = command_arguments(context, number=path if experiment is None else experiment)
+            request = CommandRequest("predict", (words,), experiment=experiment)
+            submit_command(project, placement, request, as_json=as_json)
             return
         from ichx.cli.live import LiveView
-        from ichx.evaluation.subject_oof import Subject
         from ichx.evaluation.threshold_file import applicable, stale_warnings, stored_thresholds
         from ichx.inference.predict import FileOutputs, predict_files
         from ichx.inference.prediction_calls import with_calls
@@ -160,8 +144,7 @@ def predict(
             check = prepare_reports(sr)
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")
-            predictor = Subject(subject, ensemble is not None)
-            model = ready_model(project, predictor, options, view.note)
+            model = ready_model(project, subject, options, view.note)
             if recalibrated is not None:
                 model = recalibrated_model(project, model, recalibrated)
             found = predict_files(
@@ -171,12 +154,11 @@ def predict(
                 callbacks=view,
                 outputs=FileOutputs(out if save else None, keep_ids, id_map is not None, check),
             )
-            stored = stored_thresholds(project, predictor)
+            stored = stored_thresholds(project, subject)
             found = with_calls(found, stored, model.recalibration)
             if found.thresholds:
-                for line in stale_warnings(
-                    project, predictor, applicable(stored, tta=found.tta, average=found.average)
-                ):
+                fitting = applicable(stored, tta=found.tta, average=found.average)
+                for line in stale_warnings(project, subject, fitting):
                     warn(line)
             written = [] if out is None else write_files(out, found)
             if id_map is not None and found.id_map is not None:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ichx.cli.comparison_tables import format_bounds
 from ichx.cli.output import console, info, print_json, warn
 from ichx.cli.parameters import (
     AsJson,
@@ -17,21 +16,18 @@ from ichx.cli.parameters import (
     OwnTta,
     Precision,
     Workers,
-    check_ensemble_options,
-    check_subject,
-    find_subject,
     fold_numbers,
-    parse_label,
+    label_option,
+    parse_subject,
 )
 from ichx.cli.session import session
-from ichx.cli.tables import print_table
+from ichx.cli.tables import format_bounds, print_table
 from ichx.formatting import format_value
-from ichx.labels import LABELS
 from ichx.text import format_count
 
 if TYPE_CHECKING:
     from ichx.evaluation.recalibration_file import Recalibration
-    from ichx.evaluation.subject_oof import Subject
+    from ichx.evaluation.subject import Subject
 
 
 def recalibrate(
@@ -41,16 +37,7 @@ def recalibrate(
         str | None, typer.Option("--dataset", help="Labelled local sample to fit; without it, list what is stored.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name to store it under; default: the dataset's.")] = None,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--label",
-            parser=parse_label,
-            metavar="LABEL",
-            autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
-            help="Recalibrate only this label; repeatable.",
-        ),
-    ] = None,
+    labels: Annotated[list[str] | None, label_option("Recalibrate only this label; repeatable.")] = None,
     method: Annotated[
         Literal["auto", "intercept", "slope"],
         typer.Option("--method", help="intercept, slope (and intercept), or auto, by patients."),
@@ -76,19 +63,15 @@ def recalibrate(
     Example: `ichx recalibrate 6 --dataset ours`
     """
     selected = fold_numbers(folds)
-    subject_number = check_subject(number, ensemble)
-    if ensemble is not None:
-        check_ensemble_options(tta=tta, average=average, fold=folds)
+    subject = parse_subject(number, ensemble, tta=tta, average=average, fold=folds)
     if remove and (name is None or dataset is not None):
         raise typer.BadParameter("--remove requires --name, and no --dataset.")
     with session() as project:
-        find_subject(project, subject_number, ensemble=ensemble is not None)
+        subject.require(project)
         if dataset is not None:
             project.store.dataset(dataset)
         from ichx.evaluation.recalibration_file import is_current, remove_recalibration, stored_recalibrations
-        from ichx.evaluation.subject_oof import Subject
 
-        subject = Subject(subject_number, ensemble is not None)
         if remove:
             removed = remove_recalibration(project, subject, name or "")
             if as_json:
@@ -124,8 +107,7 @@ def _list(subject: "Subject", stored: "list[Recalibration]", current: list[bool]
         print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])
         return
     if not stored:
-        of = f"{'--ensemble ' if subject.ensemble else ''}{subject.number}"
-        info(f"No recalibration of {subject} is stored. Fit one: `ichx recalibrate {of} --dataset NAME`.")
+        info(f"No recalibration of {subject} is stored. Fit one: `ichx recalibrate {subject.argument} --dataset NAME`.")
     for one, same in zip(stored, current, strict=True):
         print_recalibration(f"{subject}: recalibration {one.name}", one)
         if not same:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ichx.cli.output import console, info, print_json, progress, warn
-from ichx.cli.parameters import AsJson
+from ichx.cli.parameters import AsJson, parse_subject
 from ichx.cli.session import session
 from ichx.formatting import format_marks, format_value
 
@@ -30,26 +30,21 @@ def report(
 
     Example: `ichx report --ensemble 3 --anonymous --out blend.html`
     """
-    if (number is None) == (ensemble is None):
-        raise typer.BadParameter("Give either an experiment number or --ensemble NUMBER.")
-    subject = ensemble if number is None else number
-    assert subject is not None
+    subject = parse_subject(number, ensemble)
     with session() as project:
         # report an unknown number before torch and pandas are imported
-        if number is None:
-            project.store.ensemble(subject)
-        else:
-            project.store.experiment(subject)
+        subject.require(project)
         from ichx.report import write_report
 
         with progress("report") as update:
-            written = write_report(project, subject, out, ensemble=number is None, anonymous=anonymous, progress=update)
+            written = write_report(
+                project, subject.number, out, ensemble=subject.ensemble, anonymous=anonymous, progress=update
+            )
     for note in written.notes:
         warn(note)
     if as_json:
         print_json(written)
         return
-    kind = "ensemble" if number is None else "experiment"
     score = "no finished fold" if written.score is None else f"OOF score {format_value(written.score)}"
-    info(f"{kind} {subject}: {score}{format_marks(written.marks)}")
+    info(f"{subject}: {score}{format_marks(written.marks)}")
     console.print(str(written.path), markup=False)

@@ -12,22 +12,15 @@ from ichx.child_processes import JOB
 from ichx.cli.output import info, notice, print_json, print_score, warn
 from ichx.cli.parameters import (
     AsJson,
-    Cpus,
-    Detach,
     Device,
-    EngineOptions,
-    Gpus,
-    Memory,
     Numbers,
-    On,
     Pretrained,
     Save,
-    TimeLimit,
     Weights,
     Workers,
     duration_seconds,
 )
-from ichx.cli.placement import Placement, PlacementOptions
+from ichx.cli.placement import Placement, PlacementOptions, placed
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.errors import IchxError
@@ -45,6 +38,7 @@ MAX_JOBS: Final = 5
 """Jobs in a message."""
 
 
+@placed
 def run(
     numbers: Numbers,
     folds: Annotated[list[int] | None, typer.Option("--fold", help="Only this fold, from 0; repeatable.")] = None,
@@ -75,13 +69,8 @@ def run(
     with_members: Annotated[
         bool, typer.Option("--with-members", help="Run what the members of a sequence experiment lack first.")
     ] = False,
-    on: On = None,
-    detach: Detach = False,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    memory: Memory = None,
-    time_limit: TimeLimit = None,
-    engine_options: EngineOptions = None,
+    *,
+    where: PlacementOptions,
     as_json: AsJson = False,
 ) -> None:
     """Train experiments and predict their folds.
@@ -102,9 +91,7 @@ def run(
     Example: `ichx run 6 7 --on slurm --gpus 1 --time 8h`
     """
     with session() as project:
-        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
-            project.workspace
-        )
+        placement = where.place(project.workspace)
         if estimate and placement.chosen and not placement.is_local:
             raise typer.BadParameter("--dry-run measures this machine. Leave out --on.")
         if nodes > 1 and placement.engine == "ray":
@@ -134,7 +121,7 @@ def run(
         if any(e.members for e in experiments):
             if max(processes, nodes) > 1 or "RANK" in os.environ:
                 with_members = False  # only one process can wait for an answer
-            if detach and with_members:
+            if placement.detach and with_members:
                 raise typer.BadParameter("--with-members waits for the members. Leave out --detach.")
             _run_members(project, experiments, folds, jobs, options, placement, run_all=with_members)
         if placement.is_local:
@@ -143,7 +130,8 @@ def run(
             from ichx.cli.launch import launch_folds
             from ichx.jobs.launch_report import LaunchRequest
 
-            together = processes if processes > 1 else max(gpus or 1, 1)  # processes on each node, one per GPU
+            # processes on each node: one per GPU
+            together = processes if processes > 1 else max(placement.resources.gpus or 1, 1)
             request = LaunchRequest(
                 tuple(numbers),
                 tuple(folds) if folds else None,
@@ -151,7 +139,7 @@ def run(
                 options,
                 replace(placement.resources, nodes=nodes),
                 _group_arguments(together, nodes),
-                detach,
+                placement.detach,
             )
             launch_folds(project, request, placement.engine, as_json=as_json)
             return

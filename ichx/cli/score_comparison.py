@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from ichx.cli.comparison_tables import print_study_areas
 from ichx.cli.output import console, warn
-from ichx.cli.tables import print_table
+from ichx.cli.tables import format_bounds, print_table
 from ichx.formatting import format_value, marks_of
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Interval, ScoreDifference
+    from ichx.evaluation.bootstrap import Interval
     from ichx.evaluation.compare import ScoreComparison
     from ichx.store import Experiment
 
@@ -33,7 +34,7 @@ def print_comparison(found: "ScoreComparison", one: "Experiment", two: "Experime
         [("weighted", _format(difference), ""), *per_label],
         caption=f"below each difference its 95 % interval, paired, from {difference.draws:,} draws of patients",
     )
-    _print_study_areas(found, a, b)
+    print_study_areas(found.study_auc, f"exp {a}", f"exp {b}")
     for reason, names in undefined_reasons(difference).items():
         console.print(f"{', '.join(names)}: {reason}", style="dim", markup=False)
     console.print(conclusion(difference, one, two), markup=False)
@@ -48,27 +49,5 @@ def print_comparison(found: "ScoreComparison", one: "Experiment", two: "Experime
         print_table("largest disagreements", heads, rows)
 
 
-def _print_study_areas(found: "ScoreComparison", a: int, b: int) -> None:
-    """Print DeLong's test of the AUC of studies."""
-    rows = [
-        (
-            name,
-            f"{of.first:.4f}",
-            f"{of.second:.4f}",
-            f"{of.difference:+.4f}",
-            f"{of.low:+.4f} to {of.high:+.4f}",
-            f"{of.p_value:.4f}",
-        )
-        for name, of in found.study_auc.items()
-        if of is not None
-    ]
-    if rows:
-        heads = ("label", f"exp {a}", f"exp {b}", f"{a} - {b}", "95 % interval", "p")
-        print_table("AUC of studies, with the test of DeLong", heads, rows)
-
-
-def _format(found: "Interval | ScoreDifference") -> str:
-    value = "-" if found.value is None else f"{found.value:+.5f}"
-    if found.low is None or found.high is None:
-        return f"{value}\n-"
-    return f"{value}\n{found.low:+.5f} to {found.high:+.5f}"
+def _format(found: "Interval") -> str:
+    return format_bounds(found, 5, sign="+")

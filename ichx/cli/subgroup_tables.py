@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ichx.cli.output import console, info, print_csv, print_json, warn
-from ichx.cli.tables import print_table
+from ichx.cli.tables import format_bounds, print_table
 from ichx.formatting import format_value
 from ichx.text import format_count
 
@@ -91,6 +91,4 @@ def _bounds(found: "Interval") -> tuple[float | None, ...]:
 
 
 def _format(found: "Interval") -> str:
-    if found.low is None or found.high is None:
-        return f"{format_value(found.value)}\n-"
-    return f"{format_value(found.value)}\n{found.low:.4f}-{found.high:.4f}"
+    return format_bounds(found, 5, bounds=4, joint="-")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Group
@@ -12,6 +12,9 @@ from rich.text import Text
 from ichx.cli import output
 from ichx.formatting import format_value
 from ichx.text import escape
+
+if TYPE_CHECKING:
+    from ichx.evaluation.bootstrap import Interval
 
 NO_WRAP = 12
 """Cells of at most this many characters, e.g. `3 min 20 s`, are not wrapped."""
@@ -44,6 +47,25 @@ def print_table(
             dim=dim,
         )
         output.console.print(built)
+
+
+def format_bounds(
+    found: "Interval", digits: int = 3, *, bounds: int | None = None, joint: str = " to ", sign: str = ""
+) -> str:
+    """Return a value above its interval, e.g. for a cell; a dash for what is undefined.
+
+    Args:
+        found: The value with its interval.
+        digits: Decimals of the value.
+        bounds: Decimals of the ends of the interval, by default as many.
+        joint: What is between the ends.
+        sign: `+` to show the sign of positive numbers.
+    """
+    value = "-" if found.value is None else f"{found.value:{sign}z.{digits}f}"
+    if found.low is None or found.high is None:
+        return f"{value}\n-"
+    form = f"{sign}z.{digits if bounds is None else bounds}f"
+    return f"{value}\n{found.low:{form}}{joint}{found.high:{form}}"
 
 
 def build_table(

@@ -16,15 +16,14 @@ from ichx.cli.parameters import (
     OptionalNumber,
     OwnTta,
     Pooling,
-    check_subject,
-    parse_label,
+    label_option,
+    parse_subject,
 )
 from ichx.cli.session import session
-from ichx.cli.tables import print_table
-from ichx.labels import ANY, LABELS
+from ichx.cli.tables import format_bounds, print_table
+from ichx.labels import ANY
 
 if TYPE_CHECKING:
-    from ichx.evaluation.bootstrap import Interval
     from ichx.evaluation.call_scores import CallScores
     from ichx.evaluation.operating_points import AppliedThreshold
     from ichx.evaluation.subgroup_scores import Unit
@@ -38,16 +37,7 @@ HEADS = ("sensitivity", "specificity", "PPV", "NPV", "alarms %")
 def threshold(
     number: OptionalNumber = None,
     ensemble: EnsembleNumber = None,
-    label: Annotated[
-        str,
-        typer.Option(
-            "--label",
-            parser=parse_label,
-            metavar="LABEL",
-            autocompletion=lambda incomplete: [name for name in LABELS if name.startswith(incomplete)],
-            help="Label to call.",
-        ),
-    ] = ANY,
+    label: Annotated[str, label_option("Label to call.")] = ANY,
     sensitivity: Annotated[float | None, typer.Option("--sensitivity", help="Least sensitivity, e.g. 0.95.")] = None,
     specificity: Annotated[float | None, typer.Option("--specificity", help="Least specificity, e.g. 0.9.")] = None,
     cost: Annotated[
@@ -73,7 +63,7 @@ def threshold(
 
     Example: `ichx threshold 6 --prevalence 0.12`
     """
-    subject_number = check_subject(number, ensemble)
+    subject = parse_subject(number, ensemble)
     unit: Unit = per
     given: tuple[tuple[Rule, float | None], ...] = (
         ("sensitivity", sensitivity),
@@ -96,14 +86,12 @@ def threshold(
             if average not in (None, own_average):
                 raise typer.BadParameter(f"Ensemble {ensemble} averages the {own_average}.", param_hint="--average")
         else:
-            project.store.experiment(subject_number)
+            subject.require(project)
         from ichx.evaluation.choices import check_average, check_tta
         from ichx.evaluation.operating_points import choose_threshold
-        from ichx.evaluation.subject_oof import Subject
         from ichx.evaluation.threshold_choice import ThresholdRequest
         from ichx.evaluation.threshold_file import current_thresholds, remove_threshold, stored_thresholds
 
-        subject = Subject(subject_number, ensemble is not None)
         views = check_tta(own_tta or tta or "none")
         mean = check_average(own_average or average or "logit")
         if remove:
@@ -154,8 +142,7 @@ def threshold(
         print_json([{**asdict(one), "current": same} for one, same in zip(stored, current, strict=True)])
         return
     if not stored:
-        of = f"--ensemble {subject_number}" if ensemble is not None else str(subject_number)
-        info(f"No threshold is stored. Choose one: `ichx threshold {of} --label any --sensitivity 0.95`.")
+        info(f"No threshold is stored. Choose one: `ichx threshold {subject.argument} --label any --sensitivity 0.95`.")
         return
     print_thresholds(f"{subject}: thresholds, with scores on its OOF predictions", stored)
     for one, same in zip(stored, current, strict=True):
@@ -178,11 +165,13 @@ def describe_rule(request: "ThresholdRequest") -> str:
 
 def print_thresholds(title: str, stored: Sequence["ChosenThreshold"]) -> None:
     """Print thresholds with their rule, interval and scores on OOF predictions."""
+    from ichx.evaluation.bootstrap import Interval
+
     rows = [
         (
             f"{one.request.label}, {one.request.unit}",
             describe_rule(one.request),
-            f"{one.threshold:.4f}\n{_bounds(one.low, one.high, 4)}",
+            format_bounds(Interval(one.threshold, one.low, one.high, None), 4, joint="-"),
             *call_cells(one.calls),
         )
         for one in stored
@@ -208,22 +197,8 @@ def print_calls(title: str, found: Sequence["AppliedThreshold"], prevalence: flo
 
 def call_cells(calls: "CallScores") -> tuple[str, ...]:
     """Return the cells of `HEADS`."""
-    rates = (
-        calls.sensitivity,
-        calls.specificity,
-        calls.positive_predictive_value,
-        calls.negative_predictive_value,
-    )
-    return (*(_cell(one) for one in rates), _cell(calls.alarms, 1))
-
-
-def _cell(found: "Interval", digits: int = 3) -> str:
-    value = "-" if found.value is None else f"{found.value:.{digits}f}"
-    return f"{value}\n{_bounds(found.low, found.high, digits)}"
-
-
-def _bounds(low: float | None, high: float | None, digits: int) -> str:
-    return "-" if low is None or high is None else f"{low:.{digits}f}-{high:.{digits}f}"
+    *rates, alarms = calls.rates
+    return (*(format_bounds(one, joint="-") for one in rates), format_bounds(alarms, 1, joint="-"))
 
 
 def _caption(stored: Sequence["ChosenThreshold"]) -> str:

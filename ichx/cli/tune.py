@@ -11,22 +11,15 @@ import typer
 from ichx.cli.output import info, print_json
 from ichx.cli.parameters import (
     AsJson,
-    Cpus,
-    Detach,
     Device,
-    EngineOptions,
-    Gpus,
-    Memory,
     Number,
-    On,
     Pretrained,
-    TimeLimit,
     Weights,
     Workers,
     duration_seconds,
     gigabytes,
 )
-from ichx.cli.placement import PlacementOptions, cluster_engine
+from ichx.cli.placement import PlacementOptions, cluster_engine, placed
 from ichx.cli.session import session
 from ichx.cli.tune_show import numbered, print_study, show
 from ichx.cli.tune_space import space as space_
@@ -44,6 +37,7 @@ app.command("space")(space_)
 
 
 @app.callback(invoke_without_command=True)
+@placed
 def tune(
     context: typer.Context,
     number: Number,
@@ -79,13 +73,8 @@ def tune(
     pretrained: Pretrained = None,
     weights: Weights = None,
     workers: Workers = None,
-    on: On = None,
-    detach: Detach = False,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    memory: Memory = None,
-    time_limit: TimeLimit = None,
-    engine_options: EngineOptions = None,
+    *,
+    where: PlacementOptions,
     as_json: AsJson = False,
 ) -> None:
     """Search better recipe values with Optuna.
@@ -110,10 +99,8 @@ def tune(
     max_gigabytes = None if max_memory is None else gigabytes(max_memory, "--max-memory")
     with session(writes=True) as project:
         experiment = project.store.experiment(number)  # report an unknown number before Optuna is imported
-        placement = PlacementOptions(on, detach, cpus, gpus, memory, time_limit, engine_options).place(
-            project.workspace
-        )
-        if detach:
+        placement = where.place(project.workspace)
+        if placement.detach:
             from ichx.cli.command_jobs import command_arguments, submit_command
             from ichx.jobs.command_jobs import CommandRequest
             from ichx.jobs.engine import Resources

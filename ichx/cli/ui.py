@@ -60,7 +60,7 @@ def ui(
 
     page = "/"
     if path is not None:
-        from ichx.datasets.sources import list_files
+        from ichx.datasets.file_list import list_files
         from ichx.web.sources import FILES
 
         path, page = absolute_path(path), f"/studies?source={FILES}&open=first"

@@ -12,8 +12,9 @@ from typing import BinaryIO, Final
 from ichx.ct.defects import DEFECTS, DicomDefectError
 from ichx.ct.elements import SERIES_ID, read_elements
 from ichx.ct.frames import frame_bytes
-from ichx.ct.header import BRAIN_WINDOW, SliceHeader, all_headers, file_ids, one_header
+from ichx.ct.header import BRAIN_WINDOW, all_headers, file_ids, one_header
 from ichx.ct.pixels import AIR, DecodedSlice, stored_pixels, to_slice
+from ichx.ct.slice_header import SliceHeader
 
 __all__ = [
     "AIR",

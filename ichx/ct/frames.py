@@ -10,7 +10,7 @@ from typing import Final
 from ichx.ct.defects import DicomDefectError
 from ichx.ct.elements import FRAME_LENGTHS, FRAME_OFFSETS, UNDEFINED, Elements
 from ichx.ct.fragments import FragmentWalk, Place
-from ichx.ct.header import SliceHeader
+from ichx.ct.slice_header import SliceHeader
 from ichx.ct.streams import Window
 from ichx.ct.syntaxes import CODECS, NATIVE
 

@@ -23,9 +23,9 @@ from ichx.ct.header import (
     LARGEST_SPACING,
     LEAST_SLOPE,
     LEAST_SPACING,
-    SliceHeader,
 )
 from ichx.ct.pixels import DecodedSlice, plainly_hu, values_to_hu
+from ichx.ct.slice_header import SliceHeader
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ichx.ct.decoding import Decoded, decode
 from ichx.ct.defects import DicomDefectError
-from ichx.ct.header import SliceHeader
+from ichx.ct.slice_header import SliceHeader
 from ichx.ct.syntaxes import CODECS, EXPLICIT_BIG, LOSSLESS
 
 AIR: Final = -1024

@@ -9,7 +9,7 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 from ichx.ct.dicom import DicomDefectError
-from ichx.datasets.sources import FileLocation, list_files
+from ichx.datasets.file_list import FileLocation, list_files
 
 ACCESSION_NUMBER: Final = 0x00080050
 """Tag of the element, the last one that is read."""

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from ichx.datasets.file_list import FileLocation
 from ichx.datasets.formats.contract import FormatContents
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.masks import list_masks
-from ichx.datasets.sources import FileLocation
 from ichx.datasets.volume_masks import MaskOfVolume, VolumeMasks, pair_masks, read_volume_masks
 from ichx.datasets.volumes import SUFFIX
 from ichx.text import format_count, format_examples

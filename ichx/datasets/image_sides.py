@@ -23,16 +23,17 @@ def read_image_sides(source: Path, slices: pd.DataFrame) -> list[Sides | None]:
         files = SourceFiles(source, slices).select(range(len(slices)))
     except IchxError:
         return [None] * len(slices)
-    return [_sides(file) for file in files]
+    return [sides_of(file) for file in files]
 
 
-def _sides(file: SourceFile) -> Sides | None:
+def sides_of(file: SourceFile) -> Sides | None:
+    """Return the sides of a slice; None if they are unknown."""
     try:
         if file.location.fingerprint() != (file.bytes, file.mtime_ns):
             return None
         with file.location.open() as handle:
             headers = file_headers(handle)
-    except (OSError, DicomDefectError):
+    except (OSError, DicomDefectError, IchxError):
         return None
     found = next((header for header in headers if header.frame == file.frame), None)
     return None if found is None else image_sides(found.orientation)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ichx.ct.acquisition import Acquisition
 from ichx.ct.dicom import DicomDefectError, SliceHeader, read_headers, read_slice
-from ichx.datasets.sources import FileLocation, list_files
+from ichx.datasets.file_list import FileLocation, list_files
 from ichx.datasets.volumes import SUFFIX, checked_headers, volume_names
 from ichx.datasets.zip_archive import MemberStream
 from ichx.errors import InvalidInputError

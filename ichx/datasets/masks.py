@@ -8,6 +8,7 @@ A pixel is 0 without a bleed, or 1 + the index of its subtype in `ichx.labels.SU
 import hashlib
 import struct
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,10 +19,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError
+from ichx.datasets.file_list import FileList, FileLocation, list_files
 from ichx.datasets.id_matching import match_images
 from ichx.datasets.ingest_report import IngestReport
 from ichx.datasets.mask_png import decode_mask
-from ichx.datasets.sources import FileList, FileLocation, list_files
 from ichx.errors import IchxError, InvalidInputError, raise_problems
 from ichx.labels import ANY, LABELS, SUBTYPES
 from ichx.text import EXAMPLES, format_count, format_examples
@@ -69,16 +70,13 @@ class MaskFile:
     detail: str = ""
 
 
-def read_masks(
-    source: Path, catalog: pd.DataFrame, report: IngestReport, *, processes: int | None = None
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_masks(source: Path, catalog: pd.DataFrame, report: IngestReport) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read the masks under `source`, PNG files named by the ids of slices.
 
     Args:
         source: A folder or zip, see `list_files`.
         catalog: The labelled catalog.
         report: Receives how the masks match the slices and their labels.
-        processes: Worker processes; one per core when None.
 
     Returns:
         The masks as a version stores them (`slice_id`, sorted, and `png`, encoded without texts of the file), and their
@@ -98,7 +96,7 @@ def read_masks(
     matched = np.flatnonzero(match.image >= 0)
     slice_of[match.image[matched]] = matched
     owned = [(number, int(slice_of[code])) for number, code in zip(numbers, codes, strict=True) if slice_of[code] >= 0]
-    found = _read_all([files.locate(i) for i, _ in owned], catalog.iloc[[row for _, row in owned]], processes)
+    found = _read_all([files.locate(i) for i, _ in owned], catalog.iloc[[row for _, row in owned]])
     _raise_rejected(source, [(files.names[i], row) for i, row in owned], found)
     rows = np.array([row for _, row in owned])
     order = np.argsort(catalog["slice_id"].to_numpy(object)[rows])
@@ -184,14 +182,23 @@ def known_masks(slices: pd.DataFrame, rows: npt.NDArray[np.int64]) -> npt.NDArra
     return known
 
 
-def _read_all(locations: list[FileLocation], owners: pd.DataFrame, processes: int | None) -> list[MaskFile]:
+def _read_all(locations: list[FileLocation], owners: pd.DataFrame) -> list[MaskFile]:
     shapes = list(zip(owners["rows"].tolist(), owners["columns"].tolist(), strict=True))
     jobs = [
         MaskJob(start, tuple(locations[start : start + CHUNK]), tuple(shapes[start : start + CHUNK]))
         for start in range(0, len(locations), CHUNK)
     ]
-    found: dict[int, list[MaskFile]] = dict(map_in_processes(read_chunk, jobs, worker_count(processes, len(jobs))))
+    found: dict[int, list[MaskFile]] = dict(map_in_processes(read_chunk, jobs, worker_count(None, len(jobs))))
     return [mask for start in sorted(found) for mask in found[start]]
+
+
+def rejected_masks(rejected: Mapping[str, Sequence[str]], meanings: Mapping[str, str]) -> list[str]:
+    """Return a line for each defect with the number and names of its masks; both arguments are by defect."""
+    return [
+        f"{format_count(len(names), 'mask')} rejected ({meaning}){format_examples(names)}."
+        for defect, meaning in meanings.items()
+        if (names := rejected.get(defect))
+    ]
 
 
 def _raise_rejected(source: Path, owned: list[tuple[str, int]], found: list[MaskFile]) -> None:
@@ -203,11 +210,7 @@ def _raise_rejected(source: Path, owned: list[tuple[str, int]], found: list[Mask
         seen.add(row)
         if defect:
             rejected[defect].append(f"{name}: {mask.detail}" if mask.detail else name)
-    problems = [
-        f"{source}: {format_count(len(names), 'mask')} rejected ({meaning}){format_examples(names)}."
-        for defect, meaning in MASK_DEFECTS.items()
-        if (names := rejected.get(defect))
-    ]
+    problems = [f"{source}: {problem}" for problem in rejected_masks(rejected, MASK_DEFECTS)]
     values = ", ".join(f"{value} {name}" for value, name in enumerate(SUBTYPES, start=1))
     raise_problems(
         problems, f"A mask is a PNG of 8-bit grey values with the size of its slice: 0 for no bleed, {values}."

@@ -141,5 +141,7 @@ def _parse_rule(entry: Mapping[str, Any], where: str, problems: list[str]) -> Se
 
 def _is_range(value: object) -> bool:
     """Whether `value` is a list of two numbers, the least first."""
-    numbers = isinstance(value, list) and len(value) == 2 and all(type(one) in (int, float) for one in value)
-    return numbers and value[0] <= value[1]  # type: ignore[index]  # checked above
+    if not isinstance(value, list) or len(value) != 2 or not all(type(one) in (int, float) for one in value):
+        return False
+    least, most = value
+    return bool(least <= most)

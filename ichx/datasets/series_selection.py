@@ -111,7 +111,10 @@ def meets(series: pd.DataFrame, rule: SeriesRule) -> npt.NDArray[np.bool_]:
     for key, pattern in rule.texts.items():
         texts = series[key.removeprefix("not_")]
         codes, distinct = pd.factorize(texts)
-        found = np.array([bool(text) and pattern.search(_spaced(str(text))) is not None for text in distinct], bool)
+        # An underscore is a letter to a regular expression.
+        found = np.array(
+            [bool(text) and pattern.search(str(text).replace("_", " ")) is not None for text in distinct], bool
+        )
         met &= (found if not key.startswith("not_") else ~found)[codes]
     for key, (least, most) in rule.ranges.items():
         values = series[key].to_numpy(float)
@@ -119,11 +122,6 @@ def meets(series: pd.DataFrame, rule: SeriesRule) -> npt.NDArray[np.bool_]:
     for key, wanted in rule.flags.items():
         met &= series[key].to_numpy(bool) == wanted
     return met
-
-
-def _spaced(text: str) -> str:
-    """Return `text` with spaces for underscores, which are letters to a regular expression."""
-    return text.replace("_", " ")
 
 
 def _reasons(series: pd.DataFrame, rules: SeriesRules) -> npt.NDArray[np.object_]:

@@ -102,14 +102,14 @@ def header_families(slices: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): _plain(value) for name, value in row.items()} for row in families.to_dict("records")]
 
 
-def describe_defects(catalog: pd.DataFrame, examples: int = EXAMPLES) -> list[dict[str, Any]]:
+def describe_defects(catalog: pd.DataFrame) -> list[dict[str, Any]]:
     """Return each defect of `catalog` with its meaning, its number of files or frames, and the first files.
 
     `details` are what was found in these files; empty if nothing is known.
     """
     described = []
     for reason, count in catalog["defect"].value_counts().items():
-        first = defective_rows(catalog, str(reason), examples)
+        first = defective_rows(catalog, str(reason), EXAMPLES)
         described.append(
             {
                 "reason": str(reason),

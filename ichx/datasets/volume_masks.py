@@ -19,9 +19,10 @@ import pandas as pd
 
 from ichx.ct.defects import DicomDefectError
 from ichx.ct.nifti import VolumeHeader, is_nifti, read_volume, read_volume_header
+from ichx.datasets.file_list import FileLocation
 from ichx.datasets.label_table import LabelTable
 from ichx.datasets.mask_png import decode_mask
-from ichx.datasets.sources import FileLocation
+from ichx.datasets.masks import rejected_masks
 from ichx.datasets.volumes import SUFFIX
 from ichx.errors import InvalidInputError, raise_problems
 from ichx.labels import LABELS, SUBTYPES
@@ -123,23 +124,20 @@ class VolumeMasks:
         return LabelTable(ids, found, origin=origin)
 
 
-def read_volume_masks(
-    pairs: Sequence[MaskOfVolume], catalog: pd.DataFrame, subtypes: Mapping[int, str], processes: int | None = None
-) -> VolumeMasks:
+def read_volume_masks(pairs: Sequence[MaskOfVolume], catalog: pd.DataFrame, subtypes: Mapping[int, str]) -> VolumeMasks:
     """Read masks of volumes.
 
     Args:
         pairs: The volumes and their masks.
         catalog: The catalog, whose files the volumes are.
         subtypes: Subtype by value; empty to infer from the values whether masks are binary.
-        processes: Worker processes; one per core when None.
 
     Raises:
         InvalidInputError: Masks are rejected (all are listed, see `VOLUME_MASK_DEFECTS`), or have unknown values.
     """
     starts = range(0, len(pairs), CHUNK)
     jobs = (VolumeMaskJob(start, tuple(pairs[start : start + CHUNK])) for start in starts)
-    chunks = dict(map_in_processes(read_mask_volumes, jobs, worker_count(processes, len(starts))))
+    chunks = dict(map_in_processes(read_mask_volumes, jobs, worker_count(None, len(starts))))
     found = [mask for start in starts for mask in chunks[start]]
     _raise_rejected(pairs, found)
     present = frozenset(value for mask in found for _, values in mask.slices.values() for value in values)
@@ -220,12 +218,10 @@ def _raise_rejected(pairs: Sequence[MaskOfVolume], found: list[VolumeMask]) -> N
     for pair, mask in zip(pairs, found, strict=True):
         if mask.defect:
             rejected[mask.defect].append(f"{pair.mask}: {mask.detail}" if mask.detail else pair.mask)
-    problems = [
-        f"{format_count(len(names), 'mask')} rejected ({meaning}){format_examples(names)}."
-        for defect, meaning in VOLUME_MASK_DEFECTS.items()
-        if (names := rejected.get(defect))
-    ]
-    raise_problems(problems, "A mask of a volume is a NIfTI with the shape and affine of the volume.")
+    raise_problems(
+        rejected_masks(rejected, VOLUME_MASK_DEFECTS),
+        "A mask of a volume is a NIfTI with the shape and affine of the volume.",
+    )
 
 
 def pair_masks(source: Path, names: Sequence[str], catalog: pd.DataFrame) -> tuple[list[tuple[str, str]], list[str]]:

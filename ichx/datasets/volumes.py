@@ -44,15 +44,15 @@ def volume_names(files: Sequence[str]) -> list[str]:
     return names
 
 
-def file_headers(handle: BinaryIO, volume: str = "") -> list[SliceHeader]:
+def file_headers(handle: BinaryIO) -> list[SliceHeader]:
     """Return the header of each slice of a DICOM or NIfTI file, without decoding.
 
-    `volume` is the name of a NIfTI. Raises `DicomDefectError` for a defect of the complete file, and `OSError`.
+    Those of a NIfTI lack the name of the volume. Raises `OSError`, and `DicomDefectError` for the complete file.
     """
     if not is_nifti(handle):
         return read_headers(handle)
     header = read_volume_header(handle)
-    return [header.slice_header(frame, volume) for frame in range(1, header.count + 1)]
+    return [header.slice_header(frame, "") for frame in range(1, header.count + 1)]
 
 
 def checked_headers(handle: BinaryIO, volume: str) -> list[SliceHeader] | None:

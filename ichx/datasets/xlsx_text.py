@@ -8,7 +8,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from ichx.datasets.csv_text import with_lines
-from ichx.datasets.sources import read_zip_member
+from ichx.datasets.file_list import read_zip_member
 from ichx.errors import CorruptFileError, InvalidInputError, NotFoundError, StorageError, UnsupportedError, did_you_mean
 from ichx.files import read_input
 from ichx.text import format_count

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.errors import InvalidInputError
-from ichx.evaluation.bootstrap import DRAWS, DrawnRate, Interval, rate_intervals
+from ichx.evaluation.bootstrap import DrawnRate, Interval, rate_intervals
 from ichx.evaluation.metric import FloatArray
+from ichx.evaluation.patient_sums import DRAWS
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,17 @@ class CallScores:
     negative_predictive_value: Interval
     alarms: Interval
     """Positive calls per 100 rows."""
+
+    @property
+    def rates(self) -> tuple[Interval, ...]:
+        """Sensitivity, specificity, both predictive values and the alarms."""
+        return (
+            self.sensitivity,
+            self.specificity,
+            self.positive_predictive_value,
+            self.negative_predictive_value,
+            self.alarms,
+        )
 
 
 def call_scores(

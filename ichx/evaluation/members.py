@@ -51,19 +51,8 @@ def requested_members(project: "Project", numbers: Sequence[int], dataset: str |
         ConflictError: The experiments have different files, labels or folds.
         NotReadyError: An experiment has no finished fold, or there is none in common.
     """
-    repeated = sorted({n for n in numbers if numbers.count(n) > 1})
-    if repeated:
-        raise InvalidInputError(f"Repeated members: {', '.join(map(str, repeated))}.", "List each experiment once.")
-    experiments = [project.store.experiment(number) for number in numbers]
+    experiments = open_members(project, numbers)
     first = experiments[0]
-    raise_problems(
-        [
-            f"Experiment {e.number} is a tuning trial and predicts no test set."
-            for e in experiments
-            if e.kind == "trial"
-        ],
-        "Promote the trial with `ichx exp promote NUMBER` and run the new experiment.",
-    )
     raise_problems(
         [
             f"Experiment {e.number} is on {e.dataset}, not on {dataset}."
@@ -72,21 +61,7 @@ def requested_members(project: "Project", numbers: Sequence[int], dataset: str |
         ],
         "Blend experiments on one dataset.",
     )
-    raise_problems(
-        [
-            f"Experiment {e.number} is trained on {100 * e.subset:.3g} % of the patients."
-            for e in experiments
-            if e.kind != "trial" and e.subset < 1
-        ],
-        "Blend experiments that are trained on all patients.",
-    )
-    different = [
-        f"Experiments {e.number} and {first.number} cannot be blended: {describe_difference(project, e, first)}."
-        for e in experiments
-        if experiment_pins(project.store, e) != experiment_pins(project.store, first)
-    ]
-    if different:
-        raise ConflictError("\n".join(different), "Blend experiments with the same files, labels and folds.")
+    check_combined(project, experiments)
     finished = [{p.fold for p in project.store.predictions(e.number, role="oof")} for e in experiments]
     unfinished = [
         f"Experiment {e.number} has no finished fold." for e, f in zip(experiments, finished, strict=True) if not f
@@ -109,6 +84,47 @@ def requested_members(project: "Project", numbers: Sequence[int], dataset: str |
         k=first.folds,
         notes=tuple(notes),
     )
+
+
+def open_members(project: "Project", numbers: Sequence[int]) -> "list[Experiment]":
+    """Return the experiments with these `numbers`, which are different. Raises like `requested_members`."""
+    repeated = sorted({n for n in numbers if numbers.count(n) > 1})
+    if repeated:
+        raise InvalidInputError(f"Repeated members: {', '.join(map(str, repeated))}.", "List each experiment once.")
+    return [project.store.experiment(number) for number in numbers]
+
+
+def check_combined(project: "Project", experiments: "Sequence[Experiment]") -> None:
+    """Raise unless all `experiments` are trained on all patients, and on the same files, labels and folds.
+
+    Raises:
+        InvalidInputError: One is a trial, or trained on a part of the patients.
+        ConflictError: They have different files, labels or folds.
+    """
+    raise_problems(
+        [
+            f"Experiment {e.number} is a tuning trial and predicts no test set."
+            for e in experiments
+            if e.kind == "trial"
+        ],
+        "Promote the trial with `ichx exp promote NUMBER` and run the new experiment.",
+    )
+    raise_problems(
+        [
+            f"Experiment {e.number} is trained on {100 * e.subset:.3g} % of the patients."
+            for e in experiments
+            if e.subset < 1
+        ],
+        "Use experiments that are trained on all patients.",
+    )
+    first = experiments[0]
+    different = [
+        f"Experiments {e.number} and {first.number} cannot be combined: {describe_difference(project, e, first)}."
+        for e in experiments
+        if experiment_pins(project.store, e) != experiment_pins(project.store, first)
+    ]
+    if different:
+        raise ConflictError("\n".join(different), "Use experiments with the same files, labels and folds.")
 
 
 def complete_members(store: "Store", dataset: str | None) -> MemberSet:

@@ -23,7 +23,8 @@ from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.calibration_line import CalibrationLine
 from ichx.evaluation.recalibration import Fitted, FittedRecalibration, JudgedLabel, LabelMap, apply_maps
 from ichx.evaluation.subgroup_scores import Unit
-from ichx.evaluation.subject_oof import Subject, oof_digest
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.subject_oof import oof_digest
 from ichx.experiment_files import RECALIBRATIONS_FILE
 from ichx.files import open_file, write_text
 from ichx.labels import LABELS
@@ -91,7 +92,7 @@ def find_recalibration(project: "Project", subject: Subject, name: str) -> Recal
     stored = stored_recalibrations(project, subject)
     found = next((one for one in stored if one.name == name), None)
     if found is None:
-        of = f"{'--ensemble ' if subject.ensemble else ''}{subject.number}"
+        of = subject.argument
         hint = did_you_mean(name, [one.name for one in stored])
         raise NotFoundError(
             f"There is no recalibration {name!r} of {subject}.",

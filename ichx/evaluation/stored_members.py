@@ -40,20 +40,32 @@ def check_networks(project: "Project", ensemble: "Ensemble", model: EnsembleMode
 
     Raises `ChangedDataError`, listing all problems, if not.
     """
-    problems = [problem for member in model.used for problem in network_problems(project, member)]
-    if problems:
-        raise ChangedDataError(
-            "\n".join(f"Ensemble {ensemble.number}: {problem}." for problem in problems), blend_again(ensemble)
-        )
+    _raise_changed(ensemble, [problem for member in model.used for problem in network_problems(project, member)])
 
 
 def check_members(project: "Project", ensemble: "Ensemble", model: EnsembleModel) -> None:
     """Check that the members with a weight are the experiments that were blended; raise `ChangedDataError` if not."""
-    problems = [found for member in model.used if (found := identity_problem(project, member))]
+    _raise_changed(ensemble, [found for member in model.used if (found := identity_problem(project, member))])
+
+
+def _raise_changed(ensemble: "Ensemble", problems: list[str]) -> None:
     if problems:
         raise ChangedDataError(
             "\n".join(f"Ensemble {ensemble.number}: {problem}." for problem in problems), blend_again(ensemble)
         )
+
+
+def member_problems(project: "Project", member: ModelMember, model: EnsembleModel) -> list[str]:
+    """Return why networks or OOF predictions of `member` are not those that `model` was blended from."""
+    problems = network_problems(project, member)
+    if identity_problem(project, member) is not None:
+        return problems
+    current = describe_member(
+        project, project.store.experiment(member.experiment), model.folds, model.tta, weights=False
+    )
+    if current.predictions != member.predictions:
+        problems.append(f"experiment {member.experiment} has other OOF predictions")
+    return problems
 
 
 def network_problems(project: "Project", member: ModelMember) -> list[str]:

@@ -1,8 +1,6 @@
-"""OOF predictions of what predicts: an experiment or an ensemble."""
+"""OOF predictions of an experiment or ensemble, and their digest."""
 
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,25 +8,10 @@ import numpy as np
 from ichx.evaluation.choices import check_average, check_tta
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.subject import Subject
 
 if TYPE_CHECKING:
     from ichx.project import Project
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An experiment or ensemble."""
-
-    number: int
-    ensemble: bool = False
-
-    def folder(self, project: "Project") -> Path:
-        """Return the folder of its files."""
-        workspace = project.workspace
-        return workspace.ensemble_dir(self.number) if self.ensemble else workspace.experiment_files(self.number).folder
-
-    def __str__(self) -> str:
-        return f"{'ensemble' if self.ensemble else 'experiment'} {self.number}"
 
 
 def subject_oof(project: "Project", subject: Subject, tta: str, average: str) -> OofTable:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from ichx.datasets.dataset import load_version
 from ichx.evaluation.oof import OofTable
 from ichx.evaluation.subgroup_scores import Predicted, predicted_of
-from ichx.evaluation.subject_oof import Subject, subject_oof
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.subject_oof import subject_oof
 
 if TYPE_CHECKING:
     from ichx.project import Project

@@ -4,34 +4,22 @@ The file is not trusted: only members with known names and sizes are read and ch
 error nothing is left behind.
 """
 
-import os
 import re
-import secrets
-import shutil
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy.exc import IntegrityError
 
-from ichx import __version__
 from ichx.datasets.dataset import load_version
-from ichx.errors import (
-    ConflictError,
-    CorruptFileError,
-    NotFoundError,
-    StorageError,
-    UnsupportedError,
-)
+from ichx.errors import ConflictError
 from ichx.evaluation.predictions import read_predictions
 from ichx.evaluation.scorecard import update_scores
 from ichx.experiment_files import WEIGHTS_FILE
 from ichx.experiments.archive_export import FORMAT, INDEX, SUBSET_FORMAT
+from ichx.experiments.archive_file import ArchiveKind, OpenArchive, open_archive
 from ichx.experiments.archive_record import (
     find_members,
     finite_score,
@@ -41,27 +29,29 @@ from ichx.experiments.archive_record import (
     workspace_name,
 )
 from ichx.experiments.folder_record import describe_folder
-from ichx.experiments.gc import IMPORTING
-from ichx.files import open_file, sha256_file
+from ichx.files import sha256_file
 from ichx.recipe import digest
 from ichx.recipe_text import from_toml
 from ichx.store import PredictionDraft, Selection
-from ichx.text import format_command, format_count, parse_json
+from ichx.text import format_command, format_count
 from ichx.views import is_view
 
 if TYPE_CHECKING:
     from ichx.project import Project
     from ichx.store import DatasetVersion, Experiment, FoldSet
 
-INDEX_BYTES = 100_000_000
-"""Longer indexes are refused."""
-RATIO = 20
-"""Archives that expand by more than this factor are refused: their members hardly compress."""
 _MEMBER = re.compile(
     r"fold-\d{1,4}/([A-Za-z0-9._-]{1,200}\.(parquet|safetensors|log|diff)|inputs\.json|"
     r"checkpoint-\d{3}-\d{5}-\d{9}\.pt)|(start|thresholds|recalibrations)\.json"
 )
-_EXPORTED = "Use a file that `ichx exp export` wrote."
+KIND = ArchiveKind(
+    "experiment",
+    INDEX,
+    _MEMBER,
+    (FORMAT, SUBSET_FORMAT),
+    compressed=True,
+    remedy="Use a file that `ichx exp export` wrote.",
+)
 
 
 @dataclass(frozen=True)
@@ -91,40 +81,17 @@ def import_experiment(project: "Project", file: Path, *, again: bool = False, re
         NotFoundError: The file or the plugin does not exist.
         StorageError: The workspace cannot be written.
     """
-    folder = project.workspace.experiments_dir / f"{IMPORTING}{secrets.token_hex(4)}"
-    try:
-        folder.mkdir(parents=True)
-        with open_archive(file, "an experiment", _EXPORTED) as archive:
-            index = _read_index(archive, file)
-            existing = None if again else _existing(project, index)
-            if existing is not None and reuse and existing.trashed is None:
-                return Imported(existing.number, record_number(index["number"]), (), present=True)
-            if existing is not None:
-                raise _exists(existing, file)
-            return _import(project, archive, index, folder, file)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
-        raise CorruptFileError(f"{file} is damaged: {error}.", "Export the experiment again.") from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IntegrityError) as error:
-        raise CorruptFileError(
-            f"{INDEX} in {file} is invalid: {type(error).__name__} {str(error).splitlines()[0]}.",
-            "Export the experiment again.",
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write to {project.workspace.experiments_dir}: {error.strerror}.",
-            "Free some space or make it writable.",
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with open_archive(project, file, KIND) as archive:
+        existing = None if again else _existing(project, archive.index)
+        if existing is not None and reuse and existing.trashed is None:
+            return Imported(existing.number, record_number(archive.index["number"]), (), present=True)
+        if existing is not None:
+            raise _exists(existing, file)
+        return _import(project, archive, file)
 
 
-def _import(
-    project: "Project",
-    archive: zipfile.ZipFile,
-    index: Mapping[str, Any],
-    folder: Path,
-    file: Path,
-) -> Imported:
+def _import(project: "Project", archive: OpenArchive, file: Path) -> Imported:
+    index, folder = archive.index, archive.folder
     facts, was = index["experiment"], record_number(index["number"])
     recipe = from_toml(facts["recipe"], source=f"the recipe in {file}")
     if digest(recipe) != facts["recipe_digest"]:
@@ -132,9 +99,9 @@ def _import(
     project.registry.get(recipe.plugin)
     version, fold_set = pinned = pinned_version(project.store, index["dataset"])
     absent: Counter[str] = Counter()
-    for member in archive.infolist():
+    for member in archive.zip.infolist():
         if member.filename != INDEX:
-            extract_member(archive, member, folder)
+            archive.extract(member)
     predictions = [
         (name, draft)
         for entry in index["predictions"]
@@ -144,7 +111,7 @@ def _import(
         f"{format_count(count, 'prediction')} of {name}: no test set of this workspace has these slices"
         for name, count in absent.items()
     ]
-    if not any(name.endswith(WEIGHTS_FILE) for name in archive.namelist()) and predictions:
+    if not any(name.endswith(WEIGHTS_FILE) for name in archive.zip.namelist()) and predictions:
         left_out.append("the archive has no weights: `ichx run` would train the folds again")
     places = [(draft.role, draft.fold, draft.version_id, draft.view) for _, draft in predictions]
     if len(set(places)) < len(places):
@@ -171,81 +138,22 @@ def _existing(project: "Project", index: Mapping[str, Any]) -> "Experiment | Non
         if (e.recipe_digest, e.label_digest, e.fold_digest) != digests:
             continue
         origin = e.origin or {"id": e.id, "number": e.number, "workspace": project.workspace.root.name}
-        if index["id"] == origin["id"] if "id" in index and "id" in origin else place == _place(origin):
+        if (
+            index["id"] == origin["id"]
+            if "id" in index and "id" in origin
+            else place == (origin["number"], origin["workspace"])
+        ):
             return e
     return None
 
 
 def _exists(e: "Experiment", file: Path) -> ConflictError:
     what = "is" if e.origin is None else "was imported before, as"
+    where = "" if e.trashed is None else ", which is in the trash"
     return ConflictError(
-        f"The experiment in {file} {what} experiment {e.number} of this workspace{_in_trash(e)}.",
+        f"The experiment in {file} {what} experiment {e.number} of this workspace{where}.",
         f"{format_command('ichx exp import', file, '--again')} imports a copy under a new number.",
     )
-
-
-def _place(origin: Mapping[str, Any]) -> tuple[object, object]:
-    return origin["number"], origin["workspace"]
-
-
-def _in_trash(experiment: "Experiment") -> str:
-    return "" if experiment.trashed is None else ", which is in the trash"
-
-
-def open_archive(file: Path, what: str, remedy: str) -> zipfile.ZipFile:
-    """Open `file`, an export of `what`.
-
-    Raises:
-        NotFoundError: There is no such file.
-        CorruptFileError: It is no zip, or cannot be read.
-    """
-    try:
-        open_file(file).close()  # a pipe would be waited for
-        return zipfile.ZipFile(file)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"There is no file {file}.", remedy) from error
-    except (zipfile.BadZipFile, OSError) as error:
-        raise CorruptFileError(f"{file} is not an export of {what}: {error}.", remedy) from error
-
-
-def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
-    """Return `experiment.json` after checking the name and size of every member."""
-    problem = None
-    names = archive.namelist()
-    total = sum(member.file_size for member in archive.infolist())
-    if INDEX not in names:
-        problem = f"it has no {INDEX}"
-    elif len(names) != len(set(names)):
-        problem = "it has a member twice"
-    elif unexpected := [name for name in names if name != INDEX and not _MEMBER.fullmatch(name)]:
-        problem = f"it has an unexpected member {unexpected[0]!r}"
-    elif archive.getinfo(INDEX).file_size > INDEX_BYTES or total > RATIO * file.stat().st_size + INDEX_BYTES:
-        problem = f"it would take {total:,} bytes, far more than its size of {file.stat().st_size:,}"
-    if problem:
-        raise CorruptFileError(f"{file} is refused: {problem}.", _EXPORTED)
-    with archive.open(INDEX) as handle:
-        index: Mapping[str, Any] = parse_json(handle.read(INDEX_BYTES + 1))
-    if index["format"] not in (FORMAT, SUBSET_FORMAT):
-        raise UnsupportedError(
-            f"{file} has format {index['format']}, which ichx {__version__} does not read.",
-            f"Use ichx {index['ichx']}.",
-        )
-    return index
-
-
-def extract_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    """Write a member below `folder`, at most the number of bytes that it declares."""
-    target = folder / member.filename
-    target.parent.mkdir(exist_ok=True)
-    left = member.file_size
-    with archive.open(member) as source, target.open("xb") as handle:
-        while block := source.read(min(1 << 20, left + 1)):
-            left -= len(block)
-            if left < 0:
-                raise zipfile.BadZipFile(f"{member.filename} is longer than it declares")
-            handle.write(block)
-        handle.flush()
-        os.fsync(handle.fileno())  # before the store has a record of it
 
 
 def _prediction(

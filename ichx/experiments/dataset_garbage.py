@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ichx.experiments.garbage import FRESH_SECONDS, Garbage, is_idle, size_of
+from ichx.experiments.garbage import FRESH_SECONDS, Garbage, is_idle
+from ichx.files import size_of
 
 if TYPE_CHECKING:
     from ichx.project import Project

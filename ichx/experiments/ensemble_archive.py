@@ -8,7 +8,6 @@ nothing is left behind.
 import dataclasses
 import json
 import re
-import secrets
 import shutil
 import tempfile
 import zipfile
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ichx import __version__
-from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, IchxError, StorageError, UnsupportedError
+from ichx.errors import ChangedDataError, ConflictError, CorruptFileError, IchxError
 from ichx.evaluation.blend_record import BlendChoice, BlendRecord
 from ichx.evaluation.ensemble import BLEND_FILE
 from ichx.evaluation.ensemble_audit import FILE_TOLERANCE, in_sample_score, saved_score
@@ -34,7 +33,7 @@ from ichx.evaluation.ensemble_file import (
 from ichx.evaluation.member_outputs import member_id
 from ichx.evaluation.predictions import OOF_FILE
 from ichx.evaluation.recalibration_file import read_recalibrations
-from ichx.evaluation.stored_members import check_networks, describe_member, network_problems
+from ichx.evaluation.stored_members import check_networks, member_problems
 from ichx.evaluation.threshold_file import read_thresholds
 from ichx.experiment_files import RECALIBRATIONS_FILE, THRESHOLDS_FILE
 from ichx.experiments.archive_export import (
@@ -44,17 +43,12 @@ from ichx.experiments.archive_export import (
     archive_experiment,
     remove_old_drafts,
 )
-from ichx.experiments.archive_import import (
-    INDEX_BYTES,
-    extract_member,
-    import_experiment,
-    open_archive,
-)
+from ichx.experiments.archive_file import ArchiveKind, OpenArchive, open_archive
+from ichx.experiments.archive_import import import_experiment
 from ichx.experiments.archive_record import record_number
-from ichx.experiments.gc import IMPORTING
 from ichx.files import atomic_write, check_suffix, check_writable, write_text
 from ichx.store import EnsembleDraft, EnsembleMember
-from ichx.text import escape, parse_json
+from ichx.text import escape
 
 if TYPE_CHECKING:
     from ichx.project import Project
@@ -65,7 +59,14 @@ INDEX: Final = "ensemble.json"
 _MEMBER = re.compile(
     r"ensemble\.json|model\.json|model\.npz|oof\.parquet|thresholds\.json|recalibrations\.json|members/\d{1,9}\.zip"
 )
-_EXPORTED = "Use a file that `ichx ensemble export` wrote."
+KIND = ArchiveKind(
+    "ensemble",
+    INDEX,
+    _MEMBER,
+    (FORMAT,),
+    compressed=False,
+    remedy="Use a file that `ichx ensemble export` wrote.",
+)
 
 
 @dataclass(frozen=True)
@@ -146,29 +147,16 @@ def import_ensemble(project: "Project", file: Path) -> ImportedEnsemble:
         NotFoundError: The file or the plugin of a member does not exist.
         StorageError: The workspace cannot be written.
     """
-    folder = project.workspace.experiments_dir / f"{IMPORTING}{secrets.token_hex(4)}"
     added: list[int] = []
     try:
-        folder.mkdir(parents=True)
-        with open_archive(file, "an ensemble", _EXPORTED) as archive:
-            index = _read_index(archive, file)
-            for member in archive.infolist():
-                extract_member(archive, member, folder)
-        return _import(project, index, folder, file, added)
-    except BaseException as error:
+        with open_archive(project, file, KIND) as archive:
+            for member in archive.zip.infolist():
+                archive.extract(member)
+            return _import(project, archive, file, added)
+    except BaseException:
         for number in reversed(added):  # a sequence experiment before its members
             _remove(project, number)
-        if isinstance(error, zipfile.BadZipFile | NotImplementedError | RuntimeError | EOFError):
-            raise CorruptFileError(f"{file} is damaged: {error}.", "Export the ensemble again.") from error
-        if isinstance(error, KeyError | TypeError | ValueError | AttributeError | OverflowError):
-            problem = f"{INDEX} in {file} is invalid: {type(error).__name__} {str(error).splitlines()[0]}."
-            raise CorruptFileError(problem, "Export the ensemble again.") from error
-        if isinstance(error, OSError):
-            problem = f"Cannot write to {project.workspace.root}: {error.strerror}."
-            raise StorageError(problem, "Free some space or make it writable.") from error
         raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _with_inputs(members: tuple[ModelMember, ...]) -> list[int]:
@@ -179,37 +167,9 @@ def _with_inputs(members: tuple[ModelMember, ...]) -> list[int]:
     return list(found)
 
 
-def _read_index(archive: zipfile.ZipFile, file: Path) -> Mapping[str, Any]:
-    """Return `ensemble.json` after checking the name and size of every member of the file."""
-    problem = None
-    names = archive.namelist()
-    if INDEX not in names:
-        problem = f"it has no {INDEX}"
-    elif len(names) != len(set(names)):
-        problem = "it has a member twice"
-    elif unexpected := [name for name in names if not _MEMBER.fullmatch(name)]:
-        problem = f"it has an unexpected member {unexpected[0]!r}"
-    elif any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-        problem = "it is compressed"
-    elif sum(member.file_size for member in archive.infolist()) > file.stat().st_size:
-        problem = "its members overlap"
-    elif archive.getinfo(INDEX).file_size > INDEX_BYTES:
-        problem = f"{INDEX} is too long"
-    if problem:
-        raise CorruptFileError(f"{file} is refused: {problem}.", _EXPORTED)
-    index: Mapping[str, Any] = parse_json(archive.read(INDEX))
-    if index["format"] != FORMAT:
-        raise UnsupportedError(
-            f"{file} has format {index['format']!r}, which ichx {__version__} does not read.",
-            f"Use ichx {index['ichx']}.",
-        )
-    return index
-
-
-def _import(
-    project: "Project", index: Mapping[str, Any], folder: Path, file: Path, added: list[int]
-) -> ImportedEnsemble:
+def _import(project: "Project", archive: OpenArchive, file: Path, added: list[int]) -> ImportedEnsemble:
     """Import the members, appending their numbers to `added`, and then the ensemble."""
+    index, folder = archive.index, archive.folder
     was = record_number(index["number"])
     model = load_model(folder, str(index["model"]), "Export the ensemble again.")
     expected = _with_inputs(model.used)
@@ -249,10 +209,7 @@ def _renumbered(project: "Project", model: EnsembleModel, here: Mapping[int, int
             id=member_id(experiment),
             members=tuple(map(renumber, member.members)),
         )
-        problems.extend(network_problems(project, moved))
-        current = describe_member(project, experiment, model.folds, model.tta, weights=False)
-        if member.predictions != current.predictions:
-            problems.append(f"experiment {experiment.number} has other OOF predictions")
+        problems.extend(member_problems(project, moved, model))
         return moved
 
     members = tuple(map(renumber, model.members))
@@ -303,7 +260,7 @@ def _register(
     nested = None if index["nested_score"] is None else saved_score(folder / OOF_FILE, model, data)
     for what, recorded, found in (("score", index["score"], score), ("nested score", index["nested_score"], nested)):
         if found is not None and not abs(float(recorded) - found) <= FILE_TOLERANCE:
-            raise CorruptFileError(f"{file} records the {what} {recorded}, but it is {found}.", _EXPORTED)
+            raise CorruptFileError(f"{file} records the {what} {recorded}, but it is {found}.", KIND.remedy)
     number = project.store.reserve_ensemble()
     target = project.workspace.ensemble_dir(number)
     try:

@@ -26,10 +26,3 @@ def is_idle(folder: Path, seconds: float | None = None) -> bool:
     """Return whether nothing was written to a folder for a time, by default a day."""
     newest = max((path.lstat().st_mtime for path in folder.rglob("*")), default=0.0)
     return time.time() - newest > (FRESH_SECONDS if seconds is None else seconds)
-
-
-def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder; 0 if it does not exist."""
-    if path.is_dir() and not path.is_symlink():
-        return sum(inner.lstat().st_size for inner in path.rglob("*") if inner.is_file())
-    return path.lstat().st_size if path.exists() else 0

@@ -23,7 +23,8 @@ from ichx.evaluation.member_outputs import inputs_of
 from ichx.experiment_files import FEATURES_FOLDER
 from ichx.experiments.dataset_garbage import orphaned_datasets
 from ichx.experiments.folder_record import read_record
-from ichx.experiments.garbage import FRESH_SECONDS, Garbage, is_idle, size_of
+from ichx.experiments.garbage import FRESH_SECONDS, Garbage, is_idle
+from ichx.files import size_of
 from ichx.recipe_text import from_toml
 from ichx.store import Selection
 from ichx.store.jobs import ACTIVE

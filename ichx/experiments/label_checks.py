@@ -1,5 +1,6 @@
 """Whether a recipe can learn from the labels of a dataset: some are unknown, or known for studies only."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy.typing as npt
 
 from ichx.errors import NotReadyError, UnsupportedError
 from ichx.labels import ANY
-from ichx.recipe import Recipe
+from ichx.recipe import LossRecipe, Recipe
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -19,16 +20,32 @@ PER_STUDY = 16
 """Slices of a study that a message suggests."""
 
 
+def adapted_to_labels(recipe: Recipe, version: "DatasetVersion") -> Recipe:
+    """Return `recipe` with the pooling `posterior` if `version` has positive studies whose slices are not labelled.
+
+    It isn't the default of a recipe, because stored recipes that lack the value were trained with `noisy_or`.
+    """
+    given = recipe.loss.study_pooling != LossRecipe.study_pooling
+    if given or recipe.sequence is not None or not _positive_groups(version):
+        return recipe
+    return replace(recipe, loss=replace(recipe.loss, study_pooling="posterior"))
+
+
+def _positive_groups(version: "DatasetVersion") -> int:
+    """Return the number of positive labels of studies or series."""
+    counts: dict[str, Any] = version.summary.get("label_counts", {})
+    return sum(of_label["positive"] for of_label in counts.get("groups", {}).values())
+
+
 def check_recipe_for_labels(recipe: Recipe, version: "DatasetVersion") -> None:
     """Raise `UnsupportedError` if `recipe` cannot learn from the labels of `version`."""
     counts: dict[str, Any] = version.summary.get("label_counts", {})
-    positive = sum(of_label["positive"] for of_label in counts.get("groups", {}).values())
     others = [stage.name for stage in recipe.stage if stage.sampling != "grouped"]
-    if positive and others and recipe.sequence is None:
+    if _positive_groups(version) and others and recipe.sequence is None:
         settings = f"--set 'stage.*.sampling=grouped' --set 'stage.*.per_study={PER_STUDY}'"
         raise UnsupportedError(
-            f"{version.dataset} has labels of {'series' if counts['level'] == 'series' else 'studies'}, which train "
-            f"through the pooled probability of their slices: the sampling of {format_count(len(others), 'stage')} "
+            f"{version.dataset} has labels of {'series' if counts['level'] == 'series' else 'studies'}, which teach "
+            f"all of their slices at once: the sampling of {format_count(len(others), 'stage')} "
             f"({', '.join(others)}) must keep the slices of a study together.",
             f"Use {settings}; per_study must divide the batch.",
         )

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from ichx.errors import ChangedDataError, ConflictError
 from ichx.evaluation.ensemble_audit import in_sample_score, saved_score
-from ichx.evaluation.ensemble_file import MODEL_FILE, EnsembleModel, load_model
+from ichx.evaluation.ensemble_file import MODEL_FILE, load_model
 from ichx.evaluation.metric import score
 from ichx.evaluation.predictions import OOF_FILE
-from ichx.evaluation.stored_members import describe_member, network_problems
+from ichx.evaluation.stored_members import member_problems
 from ichx.files import sha256_file
 from ichx.store import EnsembleDraft, EnsembleMember
 
@@ -39,7 +39,8 @@ def restore_ensemble(project: "Project", number: int) -> bool:
             raise ConflictError(f"The store has another ensemble {number}.", "Move the folder elsewhere.")
         return False
     model = load_model(folder, digest, REMEDY)
-    _check_members(project, model)
+    if problems := [problem for member in model.used for problem in member_problems(project, member, model)]:
+        raise ChangedDataError("; ".join(problems) + ".", REMEDY)
     version = project.store.version(model.dataset, model.dataset_version)
     in_sample, data, complete = in_sample_score(project, model, version)
     places = range(len(model.members)) if complete else model.fitted.pool.members
@@ -65,18 +66,3 @@ def restore_ensemble(project: "Project", number: int) -> bool:
     created = datetime.fromtimestamp((folder / MODEL_FILE).stat().st_mtime, UTC)
     project.store.restore_ensemble(draft, number=number, created=created)
     return True
-
-
-def _check_members(project: "Project", model: EnsembleModel) -> None:
-    problems = []
-    for member in model.used:
-        problems += network_problems(project, member)
-        if problems:
-            continue
-        current = describe_member(
-            project, project.store.experiment(member.experiment), model.folds, model.tta, weights=False
-        )
-        if current.predictions != member.predictions:
-            problems.append(f"experiment {member.experiment} has other OOF predictions")
-    if problems:
-        raise ChangedDataError("; ".join(problems) + ".", REMEDY)

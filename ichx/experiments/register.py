@@ -15,7 +15,7 @@ from ichx.errors import (
     StorageError,
     check_name,
 )
-from ichx.experiments.label_checks import check_recipe_for_labels
+from ichx.experiments.label_checks import adapted_to_labels, check_recipe_for_labels
 from ichx.files import read_text
 from ichx.plugins.backbones import check_backbone
 from ichx.plugins.reference import REFERENCE
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 MAX_SEEDS = 100
+STUDY_POOLING = "loss.study_pooling"
 USE_RECIPE = "Use a recipe as `ichx plugin show NAME --toml` prints it."
 
 
@@ -73,7 +74,11 @@ def new_experiment(store: "Store", registry: "Registry", request: ExperimentRequ
 
 
 def new_experiments(store: "Store", registry: "Registry", request: ExperimentRequest) -> "list[Experiment]":
-    """Register `request.seeds` experiments, or none. Raises like `new_experiment`."""
+    """Register `request.seeds` experiments, or none. Raises like `new_experiment`.
+
+    Where studies are labelled, the recipe of a plugin has the pooling of `adapted_to_labels`, unless a setting names
+    another one. A recipe from a file stays as it is.
+    """
     recipe = requested_recipe(registry, request)
     plugin = registry.get(recipe.plugin)
     if recipe.sequence is not None:
@@ -82,6 +87,8 @@ def new_experiments(store: "Store", registry: "Registry", request: ExperimentReq
         )
     check_backbone(plugin, recipe)
     version = labelled_version(store, request.dataset)
+    if request.file is None and not any(_name_of(setting) == STUDY_POOLING for setting in request.settings):
+        recipe = adapted_to_labels(recipe, version)
     name = request.name or default_name(recipe, plugin)
     if not 1 <= request.seeds <= MAX_SEEDS:
         raise InvalidInputError(f"Invalid number of seeds: {request.seeds}.", f"Use 1 to {MAX_SEEDS}.")
@@ -248,6 +255,10 @@ def image_facts(recipe: Recipe) -> tuple[int, str]:
     """Return the image size and window kind by which an experiment is listed; 0 and `-` without images."""
     no_images = recipe.sequence is not None or recipe.plugin == EXTERNAL_PLUGIN
     return (0, "-") if no_images else (recipe.input.size, recipe.input.window_kind)
+
+
+def _name_of(setting: str) -> str:
+    return setting.partition("=")[0].strip()
 
 
 def _all_settings(request: ExperimentRequest) -> list[str]:

@@ -27,6 +27,7 @@ from ichx.training.device import Hardware, isolated_torch_settings, loader_worke
 from ichx.training.feed import EpochPlan, Rows
 from ichx.training.learner import Learner
 from ichx.training.memory import peak_gb, reset_peak
+from ichx.training.network_measure import tensor_bytes
 from ichx.training.prediction import Predictor
 from ichx.training.run_options import RunOptions
 from ichx.training.runtime import Runtime
@@ -150,7 +151,7 @@ def measure_cost(build: Callable[[], nn.Module], recipe: Recipe, feed: Feed, bat
         activations, step = _time_steps(learner, feed, EpochPlan(0, 0, rows, batch))
         predict = prediction_seconds(learner.network, runtime, feed, feed.validation_rows[: 2 * batch])
         peak = round(peak_gb(hardware.device) * 1e9) + activations * (recipe.batch - batch)
-        return RunCost(step, predict, peak, _nbytes(learner.network.state_dict()), _nbytes(learner.state()))
+        return RunCost(step, predict, peak, tensor_bytes(learner.network.state_dict()), tensor_bytes(learner.state()))
 
 
 def prediction_seconds(network: nn.Module, runtime: Runtime, feed: Feed, rows: Rows) -> float:
@@ -196,14 +197,6 @@ def _saved_bytes(network: nn.Module) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield found
-
-
-def _nbytes(state: Any) -> int:
-    """Return the bytes of all tensors in nested containers."""
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
-    return sum(map(_nbytes, values))
 
 
 def memory_total(device: torch.device) -> int:

@@ -10,7 +10,7 @@ from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.series import series_codes
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError, raise_problems
 from ichx.evaluation.member_outputs import inputs_of
-from ichx.evaluation.members import describe_difference, experiment_pins
+from ichx.evaluation.members import check_combined, open_members
 from ichx.experiments.fold_status import finished_folds, missing_tests
 from ichx.text import format_count
 
@@ -46,39 +46,16 @@ def check_members(project: "Project", numbers: Sequence[int], inputs: Sequence[s
     """
     if not numbers:
         raise InvalidInputError("A sequence experiment needs members.", "Name them, e.g. --members 1,2.")
-    repeated = sorted({number for number in numbers if list(numbers).count(number) > 1})
-    if repeated:
-        raise InvalidInputError(f"Repeated members: {', '.join(map(str, repeated))}.", "List each experiment once.")
-    members = [project.store.experiment(number) for number in numbers]
+    members = open_members(project, numbers)
     trashed = [e.number for e in members if e.trashed is not None]
     if trashed:
         raise NotReadyError(
             "\n".join(f"Experiment {number} is in the trash." for number in trashed),
             f"Restore it: `ichx exp restore {' '.join(map(str, trashed))}`.",
         )
-    raise_problems(
-        [f"Experiment {e.number} is a tuning trial and predicts no test set." for e in members if e.kind == "trial"],
-        "Promote the trial with `ichx exp promote NUMBER` and run the new experiment.",
-    )
-    raise_problems(
-        [
-            f"Experiment {e.number} is trained on {100 * e.subset:.3g} % of the patients."
-            for e in members
-            if e.subset < 1
-        ],
-        "Use members that are trained on all patients.",
-    )
-    first = members[0]
-    different = [
-        f"Experiments {e.number} and {first.number} cannot be members of one experiment: "
-        f"{describe_difference(project, e, first)}."
-        for e in members
-        if experiment_pins(project.store, e) != experiment_pins(project.store, first)
-    ]
-    if different:
-        raise ConflictError("\n".join(different), "Use members with the same files, labels and folds.")
-    version = project.store.version_by_id(first.version_id)
-    check_series(project, version, version.fold_set_of(first))
+    check_combined(project, members)
+    version = project.store.version_by_id(members[0].version_id)
+    check_series(project, version, version.fold_set_of(members[0]))
     if "features" in inputs:
         _check_features(members)
         from ichx.experiments.member_features import feature_width  # imports torch

@@ -11,7 +11,7 @@ from ichx.errors import CorruptFileError
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.predictions import Predictions, write_predictions
 from ichx.evaluation.series_neighbours import SeriesNeighbours
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.inference.member_predictions import FileSlices, predict_files_by_fold
 from ichx.inference.ready_model import ready_model
 from ichx.inference.trained import training_warnings

@@ -12,7 +12,7 @@ from ichx.evaluation.nested_score import FittedBlend
 from ichx.evaluation.recalibration_file import Recalibration
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.stored_members import check_networks
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.inference.trained import InferenceOptions, Trained, find_trained
 from ichx.store import marks
 

@@ -22,7 +22,8 @@ from ichx.evaluation.recalibration_file import (
 )
 from ichx.evaluation.scored_rows import Truth
 from ichx.evaluation.subgroup_scores import Unit
-from ichx.evaluation.subject_oof import Subject, oof_digest
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.subject_oof import oof_digest
 from ichx.inference.evaluate import predict_labelled
 from ichx.inference.ready_model import ReadyModel
 from ichx.store import EvaluationDraft

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ichx.child_processes import OUTPUT
 from ichx.errors import ConflictError
 from ichx.jobs.engine import Job, JobResult, Resources
-from ichx.jobs.follow import JobFollower, follow, nap
+from ichx.jobs.follow import JobFollower, follow, wait_for_handles
 from ichx.jobs.reconcile import reconcile
 from ichx.jobs.recorded_engine import RecordedEngine, new_submission
 from ichx.store.jobs import ACTIVE
@@ -159,19 +159,15 @@ def _active_jobs(
 
     None if the user left while another process submits them.
     """
-    waited = False
-    while True:
+
+    def read() -> "list[JobRecord]":
         for problem in reconcile(project.workspace, project.store, opened={engine.name: engine}):
             callbacks.trouble(problem)
-        records = _recorded(project, engine, request.commands)
-        if all(record.handle is not None for record in records):
-            break
-        if not waited:
-            callbacks.trouble("another command is submitting this job, or was killed while it did; waiting for it")
-            waited = True
-        if leave():
-            return None
-        nap(leave)
+        return _recorded(project, engine, request.commands)
+
+    records = wait_for_handles(read, "this job", callbacks.trouble, leave)
+    if records is None:
+        return None
     engine.adopt(records)
     root = project.workspace.root
     return {r.name: (r.handle, root / r.log) for r in records if r.handle is not None}

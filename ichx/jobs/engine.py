@@ -1,6 +1,8 @@
 """The interface of engines, which execute jobs. `ichx.jobs.testing.EngineContract` tests an implementation."""
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -121,3 +123,11 @@ class Engine(Protocol):
     def close(self) -> None:
         """Cancel all jobs and return when they have ended, unless they outlive the submitter."""
         ...
+
+
+def wait_by_polling(poll: Callable[[], JobResult | None], timeout: float | None, seconds: float) -> JobResult | None:
+    """Return the result that `poll`, called every `seconds`, returns at last; None after `timeout` seconds."""
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    while (result := poll()) is None and (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(seconds, left))
+    return result

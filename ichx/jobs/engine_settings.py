@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from ichx.errors import did_you_mean, raise_problems
+from ichx.text import parse_bytes, parse_duration
 
 GpuOption = Literal["gres", "gpus-per-node", "gpus"]
 """The options by which sites accept requests for GPUs: `--gres=gpu:2`, `--gpus-per-node=2`, `--gpus=2`."""
@@ -164,24 +165,19 @@ def _number(value: Any) -> float:
 
 
 def _memory(value: Any) -> int:
-    text = value.strip() if isinstance(value, str) else ""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B?", text, re.IGNORECASE)
-    size = float(found[1]) * {"M": 1e6, "G": 1e9, "T": 1e12}[found[2].upper()] if found else 0.0
-    if not 0 < size < float("inf"):
+    size = parse_bytes(value) if isinstance(value, str) else None
+    if not size:
         raise ValueError("use a size such as '64GB'")
-    return round(size)
+    return size
 
 
 def parse_time(text: Any) -> float:
     """Return the seconds in e.g. `90m`, `12h`, `2d`, `12:00:00` or `2-12:00:00`. Raises `ValueError`."""
     if isinstance(text, str):
-        if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip()):
-            seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
-        elif found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text.strip()):
+        seconds = parse_duration(text) or 0.0
+        if found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text.strip()):
             days, hours, minutes, rest = (float(part or 0) for part in found.groups())
             seconds = 86400 * days + 3600 * hours + 60 * minutes + rest
-        else:
-            seconds = 0.0
         if 0 < seconds < float("inf"):
             return seconds
     raise ValueError("use a time such as '12h', '90m' or '2-00:00:00'")

@@ -2,10 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ichx.errors import IchxError
 from ichx.jobs.engine import JobResult
 from ichx.jobs.recorded_engine import RecordedEngine, result_of
+
+if TYPE_CHECKING:
+    from ichx.store import JobRecord
 
 TICK_SECONDS = 3.0
 """Time between two questions to a scheduler; busy sites ask their users not to poll it more often."""
@@ -25,6 +29,26 @@ class JobFollower:
 
     def trouble(self, problem: str) -> None:
         """The scheduler or the store could not be asked; the next tick asks again."""
+
+
+def wait_for_handles(
+    read: "Callable[[], list[JobRecord]]", what: str, trouble: Callable[[str], None], leave: Callable[[], bool]
+) -> "list[JobRecord] | None":
+    """Return the jobs that `read` returns once all are submitted; None if `leave` returns True before.
+
+    `trouble` receives a line if another command is submitting `what`.
+    """
+    waited = False
+    while True:
+        records = read()
+        if all(record.handle is not None for record in records):
+            return records
+        if not waited:
+            trouble(f"another command is submitting {what}, or was killed while it did; waiting for it")
+            waited = True
+        if leave():
+            return None
+        nap(leave)
 
 
 def follow(

@@ -19,7 +19,7 @@ from typing import Any, Final
 from ichx.child_processes import GRACE_SECONDS
 from ichx.errors import CorruptFileError, IchxError, InvalidInputError, NotFoundError, ProcessError, ResourceError
 from ichx.files import read_text, write_text
-from ichx.jobs.engine import CANCELLED, LOST, Job, JobResult, JobState, Resources
+from ichx.jobs.engine import CANCELLED, LOST, Job, JobResult, JobState, Resources, wait_by_polling
 from ichx.jobs.engine_settings import RaySettings
 from ichx.jobs.job_folder import JobFolder
 from ichx.jobs.ray_cluster import SET_ADDRESS, RayCluster, RayJob, RayRequest, dashboard_url
@@ -138,10 +138,7 @@ class RayEngine:
 
     def wait(self, handle: str, timeout: float | None = None) -> JobResult | None:
         """See `Engine.wait`."""
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while (result := self.poll(handle)) is None and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(POLL_SECONDS, left))
-        return result
+        return wait_by_polling(lambda: self.poll(handle), timeout, POLL_SECONDS)
 
     def cancel(self, handle: str) -> None:
         """See `Engine.cancel`. A job in the queue ends when its turn comes, without a start."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from ichx.errors import CorruptFileError, IchxError, NotFoundError, StorageError
 from ichx.files import write_text
-from ichx.jobs.engine import CANCELLED, LOST, Job, JobResult, JobState
+from ichx.jobs.engine import CANCELLED, LOST, Job, JobResult, JobState, wait_by_polling
 from ichx.jobs.engine_settings import SlurmSettings
 from ichx.jobs.job_folder import JobFolder
 from ichx.jobs.slurm_commands import (
@@ -182,10 +182,7 @@ class SlurmEngine:
 
     def wait(self, handle: str, timeout: float | None = None) -> JobResult | None:
         """See `Engine.wait`."""
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while (result := self.poll(handle)) is None and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(WAIT_SECONDS, left))
-        return result
+        return wait_by_polling(lambda: self.poll(handle), timeout, WAIT_SECONDS)
 
     def cancel(self, handle: str) -> None:
         """See `Engine.cancel`. The job is not queued again."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ichx.errors import ConflictError
 from ichx.jobs.engine import Job, JobResult
 from ichx.jobs.fold_job import fold_job
-from ichx.jobs.follow import JobFollower, follow, nap
+from ichx.jobs.follow import JobFollower, follow, wait_for_handles
 from ichx.jobs.job_log import JobLog
 from ichx.jobs.launch_report import Unit, UnitProgress, UnitState
 from ichx.jobs.launch_results import LaunchResults
@@ -90,22 +90,17 @@ class SubmittedFolds(JobFollower):
 
     def _active_jobs(self, units: Sequence[Unit], leave: Callable[[], bool]) -> "dict[Unit, JobRecord] | None":
         """Return the job of each unit that has one; None if the user left while another command submits them."""
-        wanted, waited = set(units), False
-        while True:
+        wanted: dict[tuple[int | None, int | None], Unit] = {(unit.experiment, unit.fold): unit for unit in units}
+
+        def read() -> "list[JobRecord]":
             workspace, opened = self._results.project.workspace, {self._engine.name: self._engine}
             for problem in reconcile(workspace, self._store, experiments=self._numbers, opened=opened):
                 self.trouble(problem)
             records = self._store.jobs(ACTIVE, experiments=self._numbers)
-            found = {Unit(r.experiment, r.fold): r for r in records if r.experiment is not None and r.fold is not None}
-            found = {unit: record for unit, record in found.items() if unit in wanted}
-            if all(record.handle is not None for record in found.values()):
-                return found
-            if not waited:
-                self.trouble("another command is submitting these folds, or was killed while it did; waiting for it")
-                waited = True
-            if leave():
-                return None
-            nap(leave)
+            return [record for record in records if (record.experiment, record.fold) in wanted]
+
+        found = wait_for_handles(read, "these folds", self.trouble, leave)
+        return None if found is None else {wanted[record.experiment, record.fold]: record for record in found}
 
     def _has_new_jobs(self, units: Sequence[Unit]) -> bool:
         """Return whether another command has submitted one of `units`."""

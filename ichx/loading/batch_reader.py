@@ -4,6 +4,7 @@ A loader process imports this module and what it needs, nothing else: NumPy, Ope
 """
 
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,8 @@ class BatchReader:
         augmented = recipe.input.pixels if self._crop_first else recipe.input.size
         self._augmenter = None if address is None else make_augmenter(recipe.augmentation, augmented)
         self._plugin_augmentation = None if build is None else PluginAugmentation(build, recipe)
-        self._buffers = _BufferPool()
+        self.buffers = BatchMemory()
+        """Memory of its batches. Readers may share it, so that a new epoch uses that of the last one."""
         self._slice = np.empty((recipe.input.size, recipe.input.size), np.int16)
 
     def __reduce__(self) -> tuple[type["BatchReader"], tuple[Any, ...]]:
@@ -76,7 +78,7 @@ class BatchReader:
 
     def _read(self, rows: Rows, numbers: list[int]) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8] | None]:
         edge = self.recipe.input.pixels
-        hu = self._buffers.take((*rows.shape, edge, edge))
+        hu = self.buffers.take((*rows.shape, edge, edge))
         masks = None if self.masks is None else np.zeros((len(rows), edge, edge), np.uint8)
         sample = _Sample()
         read: dict[int, npt.NDArray[np.int16]] = {}
@@ -144,21 +146,28 @@ class _Sample:
     """Address of the draws of the plugin's augmentation."""
 
 
-class _BufferPool:
-    """Reuses the memory of released batches: allocating it takes a third of the time of a decompression."""
+class BatchMemory:
+    """Reuses the memory of released batches: allocating it takes a third of the time of a decompression.
+
+    Threads may share an instance.
+    """
 
     def __init__(self) -> None:
         self._arrays: list[npt.NDArray[np.int16]] = []
         self._unused = _reference_counts([np.empty(0, np.int16)])[0]
+        self._lock = threading.Lock()
 
     def take(self, shape: tuple[int, ...]) -> npt.NDArray[np.int16]:
         """Return an int16 array of `shape` with undefined content that no one else uses."""
-        self._arrays = [array for array in self._arrays if array.shape == shape]
-        for index, count in enumerate(_reference_counts(self._arrays)):
-            if count == self._unused:
-                return self._arrays[index]
-        self._arrays.append(np.empty(shape, np.int16))
-        return self._arrays[-1]
+        samples = shape[0]
+        with self._lock:
+            # An incomplete batch uses a part of the memory of a complete one.
+            self._arrays = [one for one in self._arrays if one.shape[1:] == shape[1:] and len(one) >= samples]
+            for index, count in enumerate(_reference_counts(self._arrays)):
+                if count == self._unused:
+                    return self._arrays[index][:samples]
+            self._arrays.append(np.empty(shape, np.int16))
+            return self._arrays[-1][:samples]
 
 
 def _reference_counts(arrays: list[npt.NDArray[np.int16]]) -> list[int]:

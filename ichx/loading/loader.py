@@ -24,7 +24,7 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_file import MaskCache
 from ichx.datasets.series import run_codes, stack_rows
 from ichx.labels import LABELS
-from ichx.loading.batch_reader import Arrays, BatchReader, Item, Rows
+from ichx.loading.batch_reader import Arrays, BatchMemory, BatchReader, Item, Rows
 from ichx.loading.loader_processes import LoaderProcesses
 from ichx.loading.plugin_augmentation import check_picklable
 from ichx.loading.sampling import EpochAddress, id_number
@@ -56,6 +56,8 @@ class Batch:
     """Share of the slices without hemorrhage that its sampling keeps, if the loss accounts for that."""
     known_share: float | None = None
     """Share of the weights of the labels that are known, in the complete batch of all processes; None if all are."""
+    posterior_share: float = 1.0
+    """See `ichx.training.study_loss.expected_labels`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class SliceLoader:
     def _processes(self) -> LoaderProcesses:
         """The loader processes, which live as long as this."""
         return LoaderProcesses(self.workers)
+
+    @cached_property
+    def _memory(self) -> BatchMemory:
+        """The memory of batches that this process reads, of all epochs."""
+        return BatchMemory()
 
     def __post_init__(self) -> None:
         if len(self.slices) != self.cache.n:
@@ -127,6 +134,7 @@ class SliceLoader:
         if build is not None and self.workers:
             check_picklable(build, self.recipe.plugin)
         reader = BatchReader(self.cache, self.recipe, self.masks if masks else None, address, build)
+        reader.buffers = self._memory
         return self._read(reader, batches, rows)
 
     def _read(self, reader: BatchReader, batches: list[Rows], rows: Rows) -> Iterator[Batch]:

@@ -72,6 +72,8 @@ def serve(connection: "Connection[Any, Any]", anonymous_memory: bool) -> None:
             except Exception as error:  # a plugin may be unable to load, for any reason
                 request = _failure(error)
             if isinstance(request, BatchReader | Failure):
+                if isinstance(request, BatchReader) and isinstance(reader, BatchReader):
+                    request.buffers = reader.buffers
                 reader = request
                 continue
             _send(connection, _reply(reader, request, anonymous_memory))

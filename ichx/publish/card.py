@@ -1,15 +1,14 @@
 """Writes a model card: Markdown, JSON of RSNA ATLAS, checklists, and the artefacts that they link to."""
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ichx.errors import NotReadyError
 from ichx.files import write_text
+from ichx.formatting import json_value
 from ichx.publish.about import ABOUT_FILE, read_about, write_template
 from ichx.publish.atlas import atlas_document
 from ichx.publish.card_facts import CardFacts, card_facts, scores_document
@@ -85,26 +84,11 @@ def write_card(folder: Path, facts: CardFacts) -> WrittenCard:
 def environment(facts: CardFacts) -> list[dict[str, Any]]:
     """Return the finished runs without names of machines and commands."""
     return [
-        {name: value for name, value in _plain(run).items() if name not in _PRIVATE}
+        {name: value for name, value in json_value(run).items() if name not in _PRIVATE}
         for one in facts.networks
         for run in one.runs
     ]
 
 
 def _json(value: object) -> str:
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Return dataclasses and dates as JSON values; a number that is not defined is null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return json.dumps(json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

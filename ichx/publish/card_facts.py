@@ -9,6 +9,7 @@ import pandas as pd
 from ichx.datasets.subgroups import UNKNOWN, fields_with_values, group_names, reported_fields
 from ichx.errors import IchxError
 from ichx.evaluation.calibration_line import calibration_lines
+from ichx.evaluation.choices import check_tta
 from ichx.evaluation.evaluation_count import count_evaluations
 from ichx.evaluation.operating_points import AppliedThreshold, apply_thresholds
 from ichx.evaluation.recalibration_file import Recalibration, stored_recalibrations
@@ -55,7 +56,7 @@ class ScoredPredictions:
 
     published: PublishedPredictions
     card: Scorecard
-    """The scores as `ichx scores` computes them; of an ensemble with its number as `experiment`."""
+    """The scores as `ichx scores` computes them."""
     subgroups: tuple[SubgroupScores, ...]
     """Of `any`, per study."""
     calls: tuple[AppliedThreshold, ...]
@@ -159,9 +160,9 @@ def scored_predictions(
     table = published.table
     slices, studies = oof_scores(table, published.pooling)
     card = Scorecard(
-        experiment=published.subject.number,
+        experiment=None if published.subject.ensemble else published.subject.number,
         name=published.name,
-        tta=published.tta,  # type: ignore[arg-type]  # it was checked when the predictions were read
+        tta=check_tta(published.tta),
         marks=published.marks,
         folds=table.fold_scores,
         slices=slices,
@@ -169,6 +170,8 @@ def scored_predictions(
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
         parts=part_scores(table, published.pooling),
+        ensemble=published.subject.number if published.subject.ensemble else None,
+        nested=published.nested,
     )
     with_groups = published.predicted.slices
     names, missing = fields_with_values(with_groups, fields, required=False)
@@ -225,15 +228,16 @@ def _network(project: "Project", number: int, weight: float | None) -> NetworkFa
     recipe = None
     if not experiment.external:
         recipe = from_toml(experiment.recipe, source=f"the recipe of experiment {number}")
-    known = plugin is not None and recipe is not None
-    pretrained = known and recipe.model.pretrained  # type: ignore[union-attr]
+    licence = notice = ""
+    if plugin is not None and recipe is not None and recipe.model.pretrained:
+        licence, notice = weights_licence(plugin, recipe), licence_notice(plugin, recipe)
     return NetworkFacts(
         experiment=experiment,
         weight=weight,
         plugin=plugin,
         recipe=recipe,
-        licence=weights_licence(plugin, recipe) if known and pretrained else "",  # type: ignore[arg-type]
-        notice=licence_notice(plugin, recipe) if known and pretrained else "",  # type: ignore[arg-type]
+        licence=licence,
+        notice=notice,
         runs=tuple(run for run in project.store.runs(number) if run.state == "done"),
     )
 

@@ -56,14 +56,7 @@ def call_table(rows: Sequence[Sequence[object]]) -> str:
 
 def call_cells(calls: CallScores) -> tuple[str, ...]:
     """Return the cells of a threshold, after its description."""
-    rates = (
-        calls.sensitivity,
-        calls.specificity,
-        calls.positive_predictive_value,
-        calls.negative_predictive_value,
-        calls.alarms,
-    )
-    return tuple(interval(one) for one in rates)
+    return tuple(map(interval, calls.rates))
 
 
 def calibration_table(scored: ScoredPredictions) -> str:

@@ -84,11 +84,11 @@ def example_slices(project: "Project", published: PublishedPredictions, label: s
     )
 
 
-def example_figure(found: ExampleSlices, label: str, *, width: float = PAGE) -> "Figure":
+def example_figure(found: ExampleSlices, label: str) -> "Figure":
     """Return a figure with each slice above the same slice with its heat map."""
     count = len(found.images)
     bands = math.ceil(count / PER_ROW)
-    figure = new_figure(width, bands * (2 * width / PER_ROW + 7))
+    figure = new_figure(PAGE, bands * (2 * PAGE / PER_ROW + 7))
     axes = figure.subplots(2 * bands, PER_ROW, squeeze=False)
     for one in axes.flat:
         one.set_axis_off()

@@ -39,12 +39,12 @@ class CurveKind:
     """Draws the rows of one label in a colour."""
 
 
-def curve_figure(table: Frame, kind: CurveKind, labels: Sequence[str], *, width: float | None = None) -> "Figure":
+def curve_figure(table: Frame, kind: CurveKind, labels: Sequence[str]) -> "Figure":
     """Return a figure with a panel per label: one in a column, several on a page."""
     shown = [label for label in labels if (table["label"] == label).any()] or list(labels[:1])
     single = len(shown) == 1
-    total = width or (COLUMN if single else PAGE)
-    columns = 1 if single else min(_COLUMNS if total > COLUMN else 1, len(shown))
+    total = COLUMN if single else PAGE
+    columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = new_figure(total, rows * (total / columns * (0.92 if single else 1.05)))
     panels = figure.subplots(rows, columns, squeeze=False)
@@ -112,14 +112,14 @@ RELIABILITY: Final = CurveKind("predicted probability", "share of positives", _d
 DECISION: Final = CurveKind("threshold probability", "net benefit", _draw_decision)
 
 
-def forest_figure(table: Frame, label: str, unit: str, *, width: float = PAGE) -> "Figure":
+def forest_figure(table: Frame, label: str, unit: str) -> "Figure":
     """Return the AUC of each group with its interval; groups without an interval are grey circles."""
     fields = table["field"].tolist()
     heights, y = [], 0.0
     for index, field in enumerate(fields):
         y += 1.0 + (0.7 if index and field != fields[index - 1] else 0.0)
         heights.append(y)
-    figure = new_figure(width, 16 + 4.2 * (heights[-1] + 1))
+    figure = new_figure(PAGE, 16 + 4.2 * (heights[-1] + 1))
     axes, numbers = figure.subplots(1, 2, width_ratios=(1.7, 1), sharey=True)
     numbers.set_axis_off()
     numbers.set_xlim(0, 1)

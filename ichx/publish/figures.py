@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,16 +99,16 @@ def write_figures(
             notes.append(f"{name}: no curve of {', '.join(absent)}, which always or never occurs")
         one = table[table["label"] == request.label]
         if len(one):
-            write(name, one, lambda one=one, kind=kind: drawing.curve_figure(one, kind, [request.label]))  # type: ignore[misc]
+            write(name, one, partial(drawing.curve_figure, one, kind, [request.label]))
         if len(table):
-            write(f"{name}-labels", table, lambda t=table, kind=kind: drawing.curve_figure(t, kind, LABELS))  # type: ignore[misc]
+            write(f"{name}-labels", table, partial(drawing.curve_figure, table, kind, LABELS))
     progress(len(_CURVES), total)
-    write("subgroups", groups, lambda: drawing.forest_figure(groups, request.label, request.unit))
+    write("subgroups", groups, partial(drawing.forest_figure, groups, request.label, request.unit))
     progress(len(_CURVES) + 1, total)
     examples = example_slices(project, published, request.label)
     notes += examples.notes
     if examples.images:
-        write("slices", examples.table, lambda: example_figure(examples, request.label))
+        write("slices", examples.table, partial(example_figure, examples, request.label))
     progress(total, total)
     return WrittenFigures(tuple(written), tuple(notes))
 

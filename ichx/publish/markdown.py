@@ -27,9 +27,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def number(value: float | None, low: float | None = None, high: float | None = None, digits: int = 4) -> str:
+def number(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """Return e.g. `0.9123 (0.8801-0.9410)`; a dash for an undefined value."""
     if value is None:
         return "-"
-    interval = "" if low is None or high is None else f" ({low:.{digits}f}-{high:.{digits}f})"
-    return f"{value:.{digits}f}{interval}"
+    interval = "" if low is None or high is None else f" ({low:.4f}-{high:.4f})"
+    return f"{value:.4f}{interval}"

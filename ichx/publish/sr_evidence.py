@@ -12,7 +12,8 @@ from typing import Any, Final
 import pandas as pd
 
 from ichx.ct.dicom import DicomDefectError
-from ichx.datasets.sources import FileLocation, SourceFiles
+from ichx.datasets.file_list import FileLocation
+from ichx.datasets.sources import SourceFiles
 from ichx.errors import ChangedDataError, IchxError, InvalidInputError, UnsupportedError
 from ichx.text import EXAMPLES, format_count, format_examples
 

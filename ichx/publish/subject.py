@@ -11,7 +11,7 @@ from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.subgroup_scores import Predicted, predicted_of
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.recipe import Recipe
 from ichx.recipe_text import from_toml
 from ichx.store import marks

@@ -69,15 +69,15 @@ class Panel:
     """Texts above the area, each with its x value."""
 
 
-def linear_axis(low: float, high: float, title: str, *, count: int = 5, percent: bool = False) -> Axis:
-    """Return a linear axis with about `count` round ticks, extended to the outer ticks."""
+def linear_axis(low: float, high: float, title: str) -> Axis:
+    """Return a linear axis with about five round ticks, extended to the outer ticks."""
     if not high > low:
         high = low + (abs(low) or 1.0)
-    step = _round_step((high - low) / count)
+    step = _round_step((high - low) / 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     values = [round(i * step, digits + 2) for i in range(first, last + 1)]
-    texts = [f"{100 * v:.{max(0, digits - 2)}f}%" if percent else f"{v:.{digits}f}" for v in values]
+    texts = [f"{v:.{digits}f}" for v in values]
     return Axis(first * step, last * step, title, tuple(zip(values, texts, strict=True)))
 
 

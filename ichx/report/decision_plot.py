@@ -16,7 +16,7 @@ BELOW = -0.02
 """Lower end of the net benefit: acting on all falls without bound."""
 
 
-def decision_chart(curves: "Mapping[str, DecisionCurve]", unit: str = "study") -> Markup | None:
+def decision_chart(curves: "Mapping[str, DecisionCurve]") -> Markup | None:
     """Return net benefit over threshold probability, with bounds as thin lines and acting on all as crosses.
 
     None without a curve.
@@ -26,7 +26,7 @@ def decision_chart(curves: "Mapping[str, DecisionCurve]", unit: str = "study") -
     series: list[Series] = []
     for label, curve in curves.items():
         index, points = LABELS.index(label), curve.points
-        tips = [_tooltip(label, unit, point) for point in points]
+        tips = [_tooltip(label, point) for point in points]
         model = [(point.threshold, _drawn(point.net_benefit.value)) for point in points]
         series.append(Series(model, tips, index, label, dashed=index % 2 == 0))
         for end in ("low", "high"):
@@ -39,7 +39,7 @@ def decision_chart(curves: "Mapping[str, DecisionCurve]", unit: str = "study") -
     x = Axis(0.0, 1.0, "threshold probability", tuple((v / 5, f"{20 * v}%") for v in range(6)))
     panel = Panel(x, axis, series, 300.0, guides=[((0, 0), (1, 0))])
     texts = [f"{label}: {_range(curve)}" for label, curve in curves.items()]
-    return chart("decision", f"Net benefit of each label per {unit}", "; ".join(texts) + ".", [panel])
+    return chart("decision", "Net benefit of each label per study", "; ".join(texts) + ".", [panel])
 
 
 def _drawn(value: float | None) -> float:
@@ -47,10 +47,10 @@ def _drawn(value: float | None) -> float:
     return math.nan if value is None or value < BELOW else value
 
 
-def _tooltip(label: str, unit: str, point: "DecisionPoint") -> str:
+def _tooltip(label: str, point: "DecisionPoint") -> str:
     values = (point.net_benefit.value, point.of_all.value)
     texts = ["-" if value is None else f"{value:.4f}" for value in values]
-    return f"{label} per {unit}, threshold {point.threshold:.2f}: net benefit {texts[0]}, of all {texts[1]}"
+    return f"{label} per study, threshold {point.threshold:.2f}: net benefit {texts[0]}, of all {texts[1]}"
 
 
 def _range(curve: "DecisionCurve") -> str:

@@ -16,7 +16,7 @@ from ichx.evaluation.operating_points import AppliedThreshold, apply_thresholds
 from ichx.evaluation.reliability import reliability_curves
 from ichx.evaluation.scores import calibration, pool_studies
 from ichx.evaluation.subgroup_scores import reported_subgroups
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.evaluation.threshold_file import applicable, stored_thresholds
 from ichx.files import absolute_path, write_text
 from ichx.inference.evaluate import EvaluatedSlices, Evaluation

@@ -1,6 +1,15 @@
 """The store: the SQL database of everything that happened, behind the `Store` class. Files: `ichx.workspace`."""
 
+from ichx.store.dataset_snapshots import Dataset, DatasetVersion, FoldDraft, FoldSet, VersionDraft
+from ichx.store.ensemble_snapshots import Ensemble, EnsembleDraft, EnsembleMember
 from ichx.store.evaluations import EvaluationCount, EvaluationDraft, EvaluationRecord
+from ichx.store.prediction_snapshots import (
+    FeatureTableDraft,
+    FeatureTableRecord,
+    Prediction,
+    PredictionDraft,
+    StoredPredictor,
+)
 from ichx.store.reviews import FINDINGS, Finding, Review, ReviewDraft
 from ichx.store.run_snapshots import (
     EndState,
@@ -12,33 +21,17 @@ from ichx.store.run_snapshots import (
     Run,
     RunDraft,
 )
+from ichx.store.score_marks import PooledScore, marks, marks_of_data, pooled_score
 from ichx.store.selection import Selection
 from ichx.store.snapshots import (
-    Dataset,
-    DatasetVersion,
-    Ensemble,
-    EnsembleDraft,
-    EnsembleMember,
     Experiment,
     ExperimentDraft,
     ExperimentSummary,
-    FeatureTableDraft,
-    FeatureTableRecord,
-    FoldDraft,
-    FoldSet,
     ImportDraft,
     Kind,
     Note,
-    PooledScore,
-    Prediction,
-    PredictionDraft,
     ScoreDraft,
-    StoredPredictor,
     TuningInfo,
-    VersionDraft,
-    marks,
-    marks_of_data,
-    pooled_score,
     require_network,
 )
 from ichx.store.store import Store, open_store

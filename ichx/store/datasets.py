@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Select, func, insert, select
 
 from ichx.errors import ConflictError, InvalidInputError, NotFoundError
 from ichx.store.clock import store_time
-from ichx.store.snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft, part_names, require_objects
+from ichx.store.dataset_snapshots import Dataset, DatasetVersion, FoldSet, VersionDraft, part_names
 from ichx.store.tables import dataset, dataset_version, fold_set
+from ichx.store.values import require_objects
 
 
 def add_version(connection: Connection, draft: VersionDraft) -> DatasetVersion:

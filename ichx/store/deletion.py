@@ -11,7 +11,7 @@ from ichx.store.clock import store_time
 from ichx.store.datasets import get_dataset, mixtures_of
 from ichx.store.experiments import sequences_of
 from ichx.store.jobs import check_idle
-from ichx.store.snapshots import Prediction
+from ichx.store.prediction_snapshots import Prediction
 from ichx.store.tables import (
     dataset,
     dataset_version,

@@ -7,8 +7,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from ichx.errors import NotFoundError
 from ichx.store.clock import store_time
+from ichx.store.ensemble_snapshots import Ensemble, EnsembleDraft, EnsembleMember
 from ichx.store.experiments import of_other_tools
-from ichx.store.snapshots import Ensemble, EnsembleDraft, EnsembleMember
 from ichx.store.tables import TRANSDUCTIVE, dataset_version, ensemble, ensemble_member, experiment
 
 _MARKS = {"selected": experiment.c.selected, "leaked": experiment.c.leaked, "transductive": TRANSDUCTIVE}

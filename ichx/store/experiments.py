@@ -12,8 +12,9 @@ from ichx.store.clock import store_time
 from ichx.store.counters import IsUsed, take_numbers
 from ichx.store.experiment_state import CHUNK, progress_of, progress_of_many
 from ichx.store.selection import FIELD_TYPES, Selection, recipe_values
-from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo, require_objects
+from ichx.store.snapshots import Experiment, ExperimentDraft, ExperimentSummary, TuningInfo
 from ichx.store.tables import TRANSDUCTIVE, dataset_version, experiment, experiment_member, fold_set, tag
+from ichx.store.values import require_objects
 
 _JOINED = {
     "dataset": dataset_version.c.dataset,

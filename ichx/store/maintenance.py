@@ -187,8 +187,12 @@ def back_up(engine: Engine, target: Path) -> int:
 
 
 @contextlib.contextmanager
-def new_sqlite_file(target: Path) -> Iterator[Path]:
+def new_sqlite_file(target: Path, source: str = "") -> Iterator[Path]:
     """Yield the path of a draft that becomes the SQLite database `target`, a single file, if the block succeeds.
+
+    Args:
+        target: The new file.
+        source: Name of the file that is copied, for messages.
 
     Raises:
         ConflictError: `target` exists.
@@ -202,35 +206,25 @@ def new_sqlite_file(target: Path) -> Iterator[Path]:
             with contextlib.closing(sqlite3.connect(draft)) as copy:
                 copy.execute("PRAGMA journal_mode = DELETE")  # without -wal and -shm
     except (OSError, sqlite3.Error) as error:
+        what = f"copy {source} to" if source else "write"
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise StorageError(f"Cannot write {target}: {reason}.", "Choose a writable place with enough space.") from error
+        remedy = "Choose a writable place with enough space."
+        raise StorageError(f"Cannot {what} {target}: {reason}.", remedy) from error
 
 
 def copy_database(file: Path, target: Path) -> int:
     """Copy the SQLite database `file` to `target`, while others may write to it; return the size of the copy in bytes.
 
-    Raises:
-        ConflictError: `target` exists.
-        CorruptFileError: The database is damaged.
-        StorageError: `target` cannot be written.
+    Raises like `new_sqlite_file`, and `CorruptFileError` if the database is damaged.
     """
-    if target.exists():
-        raise ConflictError(f"{target} already exists.", "Use another file name.")
-    try:
-        with (
-            atomic_path(target) as draft,
-            contextlib.closing(database.open_read_only(file)) as source,
-            contextlib.closing(sqlite3.connect(draft)) as copy,
-        ):
-            source.backup(copy)
-            if copy.execute("PRAGMA integrity_check").fetchone() != ("ok",):
-                raise CorruptFileError(f"The copy of {file} is damaged.", "Run `ichx store check` to check the store.")
-            copy.execute("PRAGMA journal_mode = DELETE")  # a single file, without -wal and -shm
-    except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise StorageError(
-            f"Cannot copy {file.name} to {target}: {reason}.", "Choose a writable place with enough space."
-        ) from error
+    with (
+        new_sqlite_file(target, file.name) as draft,
+        contextlib.closing(database.open_read_only(file)) as source,
+        contextlib.closing(sqlite3.connect(draft)) as copy,
+    ):
+        source.backup(copy)
+        if copy.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+            raise CorruptFileError(f"The copy of {file} is damaged.", "Run `ichx store check` to check the store.")
     return target.stat().st_size
 
 

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, insert, select
 
 from ichx.store.clock import store_time
-from ichx.store.snapshots import FeatureTableDraft, FeatureTableRecord, Prediction, PredictionDraft, StoredPredictor
+from ichx.store.prediction_snapshots import (
+    FeatureTableDraft,
+    FeatureTableRecord,
+    Prediction,
+    PredictionDraft,
+    StoredPredictor,
+)
 from ichx.store.tables import experiment, feature_table, prediction
 
 _KEY = ("experiment", "fold", "version_id", "view")

@@ -11,8 +11,8 @@ from ichx.errors import ConflictError, NotFoundError, RunEndedError
 from ichx.process_identity import host_name, is_process_alive, process_identity
 from ichx.store.clock import store_time
 from ichx.store.run_snapshots import EndState, EpochRecord, Run, RunDraft
-from ichx.store.snapshots import require_objects
 from ichx.store.tables import epoch_metric, run, run_stage
+from ichx.store.values import require_objects
 
 STALLED_AFTER = timedelta(seconds=45)
 """Age of the last heartbeat after which a running run is stalled."""

@@ -94,3 +94,9 @@ def _kind(column: Column[Any]) -> str:
 def _shown(value: object) -> str:
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
     return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…") if isinstance(value, bytes) else text
+
+
+def require_objects(*values: object) -> None:
+    """Raise `TypeError` unless all JSON values are objects or None; `database.reading` names the row."""
+    if not all(value is None or isinstance(value, dict) for value in values):
+        raise TypeError("a JSON value is not an object")

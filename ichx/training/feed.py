@@ -1,7 +1,7 @@
 """The interface between a training and its data. Slices from the HU cache are its implementation in `slice_feed`."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from ichx.recipe import Recipe
 from ichx.training.losses import weighted_loss
 from ichx.training.mask_loss import mask_loss
 from ichx.training.prior_shift import sampled_logits
-from ichx.training.study_loss import StudyGroups, study_loss
+from ichx.training.study_loss import StudyGroups, expected_labels, study_loss
 
 Rows = npt.NDArray[np.int64]
 
@@ -58,6 +58,8 @@ class SliceInputs:
     """Share of the weights of the complete batch whose labels are known; None if all are."""
     groups: StudyGroups | None = None
     """Labelled studies or series of the slices."""
+    posterior_share: float = 1.0
+    """See `Batch.posterior_share`."""
 
     def __len__(self) -> int:
         """See `Inputs`."""
@@ -67,7 +69,7 @@ class SliceInputs:
         """See `Inputs.part`."""
         masks = tuple((share, masks[part]) for share, masks in self.masks)
         groups = None if self.groups is None else self.groups.part(part)
-        return SliceInputs(self.images[part], self.labels[part], masks, self.negative_share, self.known_share, groups)
+        return replace(self, images=self.images[part], labels=self.labels[part], masks=masks, groups=groups)
 
     def forward(self, network: Callable[..., Any]) -> Any:
         """Return logits `(N, 6)`; if the batch has masks, return logits and mask logits."""
@@ -80,14 +82,18 @@ class SliceInputs:
             logits = sampled_logits(logits, self.negative_share)
         loss = weighted_loss(logits, self.labels, recipe.loss.label_smoothing, self.known_share)
         if self.groups is not None:
-            given = recipe.loss
-            loss = loss + given.study_weight * study_loss(
-                logits, self.groups, given.study_pooling, given.label_smoothing
-            )
+            loss = loss + recipe.loss.study_weight * self._loss_of_studies(logits, self.groups, recipe)
         if not self.masks:
             return loss
         masks_loss = torch.stack([weight * mask_loss(outputs[1], masks) for weight, masks in self.masks]).sum()
         return loss + recipe.model.mask_weight * masks_loss
+
+    def _loss_of_studies(self, logits: torch.Tensor, groups: StudyGroups, recipe: Recipe) -> torch.Tensor:
+        pooling, smoothing = recipe.loss.study_pooling, recipe.loss.label_smoothing
+        if pooling != "posterior":
+            return study_loss(logits, groups, pooling, smoothing)
+        expected = expected_labels(logits, self.labels, groups, self.posterior_share)
+        return weighted_loss(logits, expected, smoothing, 1.0 if self.known_share is None else self.known_share)
 
     def predictions(self, outputs: Any) -> torch.Tensor:
         """Return the logits `(N, 6)`."""

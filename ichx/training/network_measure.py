@@ -104,7 +104,7 @@ class _Measured:
             self._wait()
             return peak_gb(self._device)
         few = max(count // 2, 1)
-        own = _tensor_bytes(self._learner.state()) / 1e9
+        own = tensor_bytes(self._learner.state()) / 1e9
         peaks: dict[int, float] = {}
         for images in (few, count):
             self._batch(images)
@@ -156,9 +156,9 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.bytes -= size
 
 
-def _tensor_bytes(state: Any) -> int:
+def tensor_bytes(state: Any) -> int:
     """Return the bytes of all tensors in nested containers."""
     if isinstance(state, torch.Tensor):
         return state.numel() * state.element_size()
     values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
-    return sum(map(_tensor_bytes, values))
+    return sum(map(tensor_bytes, values))

@@ -20,7 +20,7 @@ from ichx.loading.sampling import EpochAddress, Population, negative_share, samp
 from ichx.plugins.contract import AugmentationBuilder
 from ichx.recipe import Recipe
 from ichx.training.feed import EpochPlan, Rows, SliceInputs
-from ichx.training.study_loss import study_groups
+from ichx.training.study_loss import posterior_share, study_groups
 from ichx.training.view_images import view_of
 from ichx.training.window_step import WindowStep
 
@@ -58,8 +58,11 @@ class SliceFeed:
         self._device = torch.device("cpu")
         self._population = Population.of(self.slices, self.recipe.stage)
         known = ~np.isnan(self.slices[list(LABELS)].to_numpy(np.float32))
-        self._known_weight = None if known[self.training_rows].all() else known @ np.asarray(LABEL_WEIGHTS)
+        complete = known[self.training_rows].all()
         self._group_labels = study_labels_of(self.slices)
+        if self._group_labels is not None and self.recipe.loss.study_pooling == "posterior":
+            known |= self._group_labels > 0  # these train on expected labels
+        self._known_weight = None if complete else known @ np.asarray(LABEL_WEIGHTS)
         self._group = None if self._group_labels is None else group_codes(self.slices)
         self._loader = SliceLoader(
             self.cache, self.slices, self.recipe, self.workers, self.masks, self.build_augmentation
@@ -82,9 +85,11 @@ class SliceFeed:
                 f"the {stage.per_study} slices of a study must stay together.",
                 "Use fewer processes, or a batch that is a multiple of per_study for each of them.",
             )
+        before = sum(earlier.epochs for earlier in self.recipe.stage[: plan.stage]) + plan.epoch
+        posterior = posterior_share(before / self.recipe.epochs, self.recipe.loss.study_start)
         batches = self._loader.training_batches(plan.rows, address, start=plan.done, part=part)
         for number, batch in enumerate(batches, plan.done):
-            batch.negative_share = share
+            batch.negative_share, batch.posterior_share = share, posterior
             if self._known_weight is not None:
                 rows = plan.rows[number * plan.size : (number + 1) * plan.size]
                 known = float(self._known_weight[rows].mean()) / sum(LABEL_WEIGHTS)
@@ -114,7 +119,15 @@ class SliceFeed:
         if self._group is not None and self._group_labels is not None:
             rows = batch.rows.numpy()
             groups = study_groups(self._group[rows], self._group_labels[rows].astype(np.float32)).to(device)
-        return SliceInputs(images, send(batch.labels), masks, batch.negative_share, batch.known_share, groups)
+        return SliceInputs(
+            images,
+            send(batch.labels),
+            masks,
+            batch.negative_share,
+            batch.known_share,
+            groups,
+            batch.posterior_share,
+        )
 
     def ids(self, rows: Rows) -> npt.NDArray[np.object_]:
         """Return the slice ids of `rows`."""

@@ -1,15 +1,12 @@
 """Results of a helper process that several requests show: computed once, and kept until what they depend on changes."""
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
 from typing import Any, Final
 
 from ichx.errors import NotReadyError
 from ichx.web.sources import Sources
-from ichx.web.waiting import WaitingRoom
+from ichx.web.waiting import BackgroundResults
 
 KEPT: Final = 64
 """Results in memory. Each has kilobytes."""
@@ -26,10 +23,8 @@ class Computed:
     def __init__(self, sources: Sources) -> None:
         """Compute nothing yet."""
         self._sources = sources
-        self._lock, self._waiting = Lock(), WaitingRoom()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="ichx-computed")
-        self._results: OrderedDict[str, Future[Any]] = OrderedDict()
-        sources.closing.callback(self._pool.shutdown, wait=False, cancel_futures=True)
+        self._results = BackgroundResults[Any]("ichx-computed", KEPT)
+        sources.closing.callback(self._results.close)
 
     def get(self, task: str, arguments: Mapping[str, Any], state: object, seconds: float) -> Any:
         """Return the result of `task`; one that failed is computed again.
@@ -45,16 +40,11 @@ class Computed:
             IchxError: The task failed.
         """
         key = json.dumps([task, dict(arguments), repr(state)])
-        with self._lock:
-            future = self._results.get(key)
-            if future is None or (future.done() and future.exception() is not None):
-                future = self._results[key] = self._pool.submit(
-                    self._sources.data.call, task, dict(arguments), seconds=COMPUTE_SECONDS
-                )
-            self._results.move_to_end(key)
-            for old in [old for old, one in self._results.items() if one.done()][:-KEPT]:
-                del self._results[old]
+
+        def compute() -> Any:
+            return self._sources.data.call(task, dict(arguments), seconds=COMPUTE_SECONDS)
+
         try:
-            return self._waiting.result(future, max(seconds, 0.0))
+            return self._results.get(key, compute, max(seconds, 0.0))
         except TimeoutError:
             raise StillComputingError("This is being computed.", "Wait a moment.") from None

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from ichx.datasets.decode_findings import CHECK_FILE
 from ichx.errors import IchxError, NotFoundError, NotReadyError
 from ichx.labels import LABELS
-from ichx.store import Dataset, DatasetVersion
+from ichx.store import DatasetVersion
 from ichx.text import format_bytes
 from ichx.web.computed import Computed, StillComputingError
 from ichx.web.numbers import path_number
@@ -41,7 +41,7 @@ def datasets(request: Request) -> Response:
         {
             "dataset": dataset,
             "version": (version := store.version(dataset.name)),
-            "kind": _kind(dataset, version),
+            "kind": version.kind,
             "older": store.version_numbers(dataset.name)[-2::-1],
         }
         for dataset in store.datasets()
@@ -64,7 +64,7 @@ def version_page(request: Request) -> Response:
         title=f"{version.dataset} version {version.number}",
         version=version,
         source=_quoted(version),
-        kind=_kind(store.dataset(version.dataset), version),
+        kind=version.kind,
         numbers=store.version_numbers(version.dataset)[::-1],
         counts=[(what, version.summary[what]) for what in COUNTS if what in version.summary],
         tests=[test.dataset for test in store.test_sets(version.dataset)],
@@ -163,16 +163,6 @@ def _labels(version: DatasetVersion) -> list[dict[str, Any]]:
 
 def _positive(share: float | None, known: int) -> int | None:
     return None if share is None else int(np.rint(share * known))
-
-
-def _kind(dataset: Dataset, version: DatasetVersion) -> str:
-    if version.test_of:
-        return f"test set of {version.test_of}"
-    if version.part_names:
-        return "mixture"
-    if "pseudo" in version.summary:
-        return "pseudo-labels"
-    return "labelled" if version.label_digest else "unlabelled"
 
 
 def _modified(site: Site, version: DatasetVersion) -> int | None:

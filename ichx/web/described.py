@@ -164,7 +164,7 @@ def score_ensemble(project: Project, report: "Report", number: int) -> dict[str,
 def score_subgroups(project: Project, report: "Report", number: int, ensemble: bool) -> dict[str, Any]:
     """Return the scores of subgroups of an experiment's or ensemble's OOF predictions, as a report shows them."""
     from ichx.evaluation.subgroup_scores import reported_subgroups
-    from ichx.evaluation.subject_oof import Subject
+    from ichx.evaluation.subject import Subject
     from ichx.evaluation.subject_predictions import subject_predictions
 
     found = reported_subgroups(subject_predictions(project, Subject(number, ensemble)))

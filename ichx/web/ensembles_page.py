@@ -12,7 +12,7 @@ from ichx.experiment_files import REPORT_FILE
 from ichx.formatting import format_interval, shown_marks
 from ichx.store import Ensemble, Selection, marks
 from ichx.web.computed import COMPUTE_SECONDS, Computed, StillComputingError
-from ichx.web.experiment_files import REPORT_POLICY, open_served
+from ichx.web.experiment_files import open_served, served_report
 from ichx.web.numbers import path_number
 from ichx.web.served_files import FileContent
 from ichx.web.shown_errors import shown_error, without_paths
@@ -92,8 +92,7 @@ def report(request: Request) -> Response:
     """Show the report of an ensemble, if it has one, in a sandbox."""
     site, number = site_of(request), path_number(request)
     site.project.store.ensemble(number)
-    handle = open_served(site.workspace.ensemble_dir(number), REPORT_FILE)
-    return FileContent(handle, "text/html", {"Content-Security-Policy": REPORT_POLICY})
+    return served_report(site.workspace.ensemble_dir(number))
 
 
 def submission(request: Request) -> Response:

@@ -107,8 +107,12 @@ def report(request: Request) -> Response:
     """Show the report of an experiment, if it has one, in a sandbox."""
     site, number = site_of(request), path_number(request)
     site.project.store.experiment(number)
-    handle = open_served(site.workspace.experiment_dir(number), REPORT_FILE)
-    return FileContent(handle, "text/html", {"Content-Security-Policy": REPORT_POLICY})
+    return served_report(site.workspace.experiment_dir(number))
+
+
+def served_report(folder: Path) -> FileContent:
+    """Return the report in the `folder` of an experiment or ensemble, to be shown in a sandbox."""
+    return FileContent(open_served(folder, REPORT_FILE), "text/html", {"Content-Security-Policy": REPORT_POLICY})
 
 
 def log(request: Request) -> Response:

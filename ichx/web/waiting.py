@@ -6,7 +6,7 @@ occupy all of them.
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore, Lock
 from typing import Final, Generic, TypeVar
 
@@ -39,6 +39,44 @@ class WaitingRoom:
             return future.result(seconds)
         finally:
             self._places.release()
+
+
+class BackgroundResults(Generic[T]):
+    """Results that one thread computes while requests wait; the ones used last are kept. Threads share it."""
+
+    def __init__(self, name: str, limit: int, forget: Callable[[str], object] = lambda key: None) -> None:
+        """Compute nothing yet.
+
+        Args:
+            name: Name of the thread.
+            limit: Number of results that are kept.
+            forget: Receives the key of a result that is not kept.
+        """
+        self._limit, self._forget = limit, forget
+        self._lock, self._waiting = Lock(), WaitingRoom()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._results: OrderedDict[str, Future[T]] = OrderedDict()
+
+    def get(self, key: str, compute: Callable[[], T], seconds: float) -> T:
+        """Return the result `key`; one that failed is computed again.
+
+        Raises:
+            TimeoutError: It is not there after `seconds`, or too many requests wait.
+            Exception: What `compute` raised.
+        """
+        with self._lock:
+            future = self._results.get(key)
+            if future is None or (future.done() and future.exception() is not None):
+                future = self._results[key] = self._pool.submit(compute)
+            self._results.move_to_end(key)
+            for old in [old for old, one in self._results.items() if one.done()][: -self._limit]:
+                del self._results[old]
+                self._forget(old)
+        return self._waiting.result(future, seconds)
+
+    def close(self) -> None:
+        """Start no more computations."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class SharedResults(Generic[T]):

@@ -7,7 +7,6 @@ import hashlib
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final
@@ -31,7 +30,7 @@ from ichx.labels import LABELS
 from ichx.store import Review
 from ichx.web.numbers import parse_number, query_number
 from ichx.web.sources import Source, Sources
-from ichx.web.waiting import WaitingRoom
+from ichx.web.waiting import BackgroundResults
 
 PREPARED: Final = 8
 """Predictions that are kept as files."""
@@ -121,11 +120,10 @@ class Worklists:
     def __init__(self, sources: Sources) -> None:
         """Prepare predictions in the helper of `sources`."""
         self._sources = sources
-        self._lock, self._waiting = Lock(), WaitingRoom()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="ichx-worklist")
-        self._prepared: OrderedDict[str, Future[Prepared]] = OrderedDict()
+        self._lock = Lock()
+        self._prepared = BackgroundResults[Prepared]("ichx-worklist", PREPARED, self._remove)
         self._lists: OrderedDict[tuple[Any, ...], Worklist] = OrderedDict()
-        sources.site.closing.callback(self._pool.shutdown, wait=False, cancel_futures=True)
+        sources.site.closing.callback(self._prepared.close)
 
     def prepare(self, source: Source, of: str, seconds: float = PREPARE_SECONDS) -> Prepared:
         """Return the predictions `of` an experiment or ensemble for all slices of `source`.
@@ -136,18 +134,13 @@ class Worklists:
         """
         key = hashlib.sha256(repr((source.name, str(source.index.folder), of, self._state(source, of))).encode())
         name = key.hexdigest()[:16]
-        with self._lock:
-            future = self._prepared.get(name)
-            if future is None or (future.done() and future.exception() is not None):
-                future = self._prepared[name] = self._pool.submit(self._read, source, of, name)
-            self._prepared.move_to_end(name)
-            for old in [old for old, one in self._prepared.items() if one.done()][:-PREPARED]:
-                del self._prepared[old]
-                shutil.rmtree(self._sources.folder / f"predicted-{old}", ignore_errors=True)
         try:
-            return self._waiting.result(future, seconds)
+            return self._prepared.get(name, lambda: self._read(source, of, name), seconds)
         except TimeoutError:
             raise NotReadyError(f"The predictions of {of} are being read.", "Wait a moment.") from None
+
+    def _remove(self, name: str) -> None:
+        shutil.rmtree(self._sources.folder / f"predicted-{name}", ignore_errors=True)
 
     def make(self, source: Source, choice: WorklistChoice, reviews: list[Review], prepared: list[Prepared]) -> Worklist:
         """Return the list of `choice`; `prepared` are the predictions of `of` and `versus`, none for `reviewed`."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +18,10 @@ from ichx.datasets.decode_findings import CHECK_FILE
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.phantom.encoded_files import enhanced
 from ichx.project import Project
-from ichx.store import Store, open_store
-from ichx.workspace import Workspace, init_workspace
+from ichx.store import Store
+from ichx.workspace import Workspace
 
 RLE = "1.2.840.10008.1.2.5"
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return init_workspace(tmp_path / "workspace")
-
-
-@pytest.fixture
-def store(workspace: Workspace) -> Iterator[Store]:
-    with open_store(workspace) as opened:
-        yield opened
 
 
 @pytest.fixture

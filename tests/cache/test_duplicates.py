@@ -13,7 +13,7 @@ from conftest import Program
 from ichx.cache.build import ensure_cache
 from ichx.cache.duplicates import find_duplicates
 from ichx.cache.hu_cache import CacheSpec
-from ichx.cache.image_hash import LENGTH, hash_slice
+from ichx.cache.image_hash import LENGTH, SIMILAR, VERSION, hash_slice
 from ichx.cache.image_hashes import image_hashes
 from ichx.cache.similar_images import find_similar
 from ichx.datasets.add import AddRequest, add_dataset
@@ -146,6 +146,38 @@ def test_stored_hashes_are_read_and_damaged_ones_computed_again(project: Project
     assert calls[-1] == cache.n
 
 
+def test_hashes_of_another_version_are_computed_again(project: Project) -> None:
+    data = load_dataset(project, "ph")
+    cache = ensure_cache(
+        project.workspace.cache_dir, "ph", data.source, data.slices, CacheSpec(SIZE, "slice", "bilinear")
+    )
+    expected = image_hashes(cache)
+    (path,) = cache.folder.glob("image-hashes-*.npy")
+    outdated = cache.folder / f"image-hashes-{VERSION - 1}.npy"
+    path.unlink()
+    np.save(outdated, np.ones_like(expected))
+    assert (image_hashes(cache) == expected).all()
+    assert list(cache.folder.glob("image-hashes-*.npy")) == [path]
+
+
+def test_noise_does_not_change_the_hash_of_a_shifted_copy(project: Project) -> None:
+    data = load_dataset(project, "ph")
+    spec = CacheSpec(256, "slice", "bilinear")
+    cache = ensure_cache(project.workspace.cache_dir, "ph", data.source, data.slices, spec)
+    random = np.random.default_rng(0)
+    cosines = []
+    for row in range(0, cache.n, 2):
+        hu = np.rint(cache.read(row) + random.normal(0, 15, (256, 256))).astype(np.int16)
+        copy = np.full_like(hu, -1024)
+        copy[5:, :-3] = hu[:-5, 3:]
+        found = [hash_slice(image) for image in (hu, copy)]
+        if all(one is not None for one in found):
+            a, b = np.array(found, np.float64)
+            cosines.append(a @ b / np.sqrt((a @ a) * (b @ b)))
+    assert len(cosines) > 30
+    assert np.quantile(cosines, 0.02) >= SIMILAR
+
+
 @pytest.mark.parametrize("hu", [np.full((64, 64), -1024), np.zeros((64, 64)), np.full((64, 64), 900)])
 def test_images_without_a_brain_have_no_hash(hu: np.ndarray) -> None:
     assert hash_slice(hu.astype(np.int16)) is None
@@ -163,6 +195,25 @@ def test_the_estimate_loses_no_pair() -> None:
     assert len(between.first) == 1000
     same_patient = np.r_[np.arange(3000), np.arange(1000)]
     assert not len(find_similar(hashes, groups=same_patient).first)
+
+
+@pytest.mark.parametrize("least", [0.5, 0.85, 0.97, 1.0])
+def test_pairs_near_the_threshold_are_found(least: float) -> None:
+    rng = np.random.default_rng(4)
+    base = rng.normal(0, 12, (3000, LENGTH))
+    cosine = min(1.0, least + 0.01)
+    copies = cosine * base + np.sqrt(1 - cosine**2) * rng.normal(0, 12, base.shape)
+    hashes, others = (np.rint(np.clip(one, -127, 127)).astype(np.int8) for one in (base, copies))
+    a, b = hashes.astype(float), others.astype(float)
+    exact = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    expected = np.flatnonzero(exact >= least - 1e-7)
+    found = find_similar(hashes, others, least=least, processes=2)
+    assert (found.first == found.second).all()
+    assert np.isin(found.first, expected).all()
+    assert len(found.first) >= 0.995 * len(expected) > 1000
+    alone = find_similar(hashes, others, least=least, processes=1)
+    assert (alone.first == found.first).all()
+    assert (alone.similarity == found.similarity).all()
 
 
 def test_command(ichx: Program, place: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +28,6 @@ from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.store import Store, open_store
 from ichx.workspace import Workspace, init_workspace
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return init_workspace(tmp_path / "workspace")
-
-
-@pytest.fixture
-def store(workspace: Workspace) -> Iterator[Store]:
-    with open_store(workspace) as opened:
-        yield opened
 
 
 class Cohort:

@@ -1,7 +1,6 @@
 """Importing folds as a new version."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +14,10 @@ from ichx.datasets.fold_import import LeakyFoldsError, describe_folds, export_fo
 from ichx.errors import ConflictError, IchxError, InvalidInputError, NotFoundError, StoreError
 from ichx.labels import LABELS
 from ichx.project import Project
-from ichx.store import Store, open_store
-from ichx.workspace import Workspace, init_workspace
+from ichx.store import Store
+from ichx.workspace import Workspace
 
 PATIENTS, SLICES = 6, 4
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return init_workspace(tmp_path / "workspace")
-
-
-@pytest.fixture
-def store(workspace: Workspace) -> Iterator[Store]:
-    with open_store(workspace) as opened:
-        yield opened
 
 
 @pytest.fixture

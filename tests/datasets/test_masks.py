@@ -2,7 +2,6 @@
 
 import re
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import imagecodecs
@@ -20,22 +19,11 @@ from ichx.errors import ChangedDataError, ConflictError, InvalidInputError, NotF
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import PhantomFiles
 from ichx.project import Project
-from ichx.store import Store, open_store
-from ichx.workspace import Workspace, init_workspace
+from ichx.store import Store
+from ichx.workspace import Workspace
 
 SUBDURAL, EPIDURAL = 5, 1
 SIDE = head().shape[0]
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return init_workspace(tmp_path / "workspace")
-
-
-@pytest.fixture
-def store(workspace: Workspace) -> Iterator[Store]:
-    with open_store(workspace) as opened:
-        yield opened
 
 
 class Cohort:

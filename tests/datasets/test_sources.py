@@ -13,8 +13,9 @@ from zip_files import change_entry, zip_folder
 
 from ichx.ct.dicom import DicomDefectError, read_slice
 from ichx.datasets import sources
+from ichx.datasets.file_list import list_files, read_zip_member
 from ichx.datasets.ingest import scan_source
-from ichx.datasets.sources import SourceFiles, find_drift, list_files, read_source_slice, read_zip_member
+from ichx.datasets.sources import SourceFiles, find_drift, read_source_slice
 from ichx.errors import ChangedDataError, CorruptFileError, InvalidInputError, NotFoundError, StorageError
 from ichx.phantom.encoded_files import enhanced
 

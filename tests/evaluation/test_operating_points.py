@@ -18,7 +18,7 @@ from ichx.evaluation.label_rows import LabelRows
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.operating_points import apply_thresholds, choose_threshold
 from ichx.evaluation.subgroup_scores import Predicted
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.evaluation.threshold_choice import ThresholdRequest, chosen_threshold, drawn_thresholds
 from ichx.evaluation.threshold_file import current_thresholds, remove_threshold, stale_warnings, stored_thresholds
 from ichx.experiment_files import THRESHOLDS_FILE

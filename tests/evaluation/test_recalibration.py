@@ -38,7 +38,8 @@ from ichx.evaluation.recalibration_file import (
     stored_recalibrations,
 )
 from ichx.evaluation.subgroup_scores import Predicted
-from ichx.evaluation.subject_oof import Subject, oof_digest
+from ichx.evaluation.subject import Subject
+from ichx.evaluation.subject_oof import oof_digest
 from ichx.experiment_files import RECALIBRATIONS_FILE
 from ichx.labels import LABELS
 from ichx.project import Project

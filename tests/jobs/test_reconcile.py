@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,7 @@ from ichx.jobs.follow import JobFollower, follow
 from ichx.jobs.reconcile import reconcile
 from ichx.jobs.recorded_engine import RecordedEngine
 from ichx.store import JobDraft, Store, open_store
-from ichx.workspace import Workspace, init_workspace
+from ichx.workspace import Workspace
 
 
 class Scheduler:
@@ -46,11 +45,6 @@ class Scheduler:
 
     def close(self) -> None:
         self.closed = True
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return init_workspace(tmp_path / "workspace")
 
 
 @pytest.fixture

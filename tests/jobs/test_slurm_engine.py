@@ -45,11 +45,6 @@ while not (home / "go").exists(): time.sleep(0.05)
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return init_workspace(tmp_path / "workspace")
-
-
-@pytest.fixture
 def engine(slurm: SlurmSite, workspace: Workspace) -> Iterator[SlurmEngine]:
     with closing(SlurmEngine(workspace, SETTINGS)) as engine:
         yield engine

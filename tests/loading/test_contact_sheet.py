@@ -1,6 +1,5 @@
 """Contact sheets."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,19 +19,8 @@ from ichx.errors import InvalidInputError, NotFoundError, NotReadyError, Storage
 from ichx.labels import LABELS
 from ichx.loading.contact_sheet import EDGE, GAP, MARGIN, TITLE, choose_rows, draw_sheet, parse_windows
 from ichx.project import Project
-from ichx.store import Store, open_store
-from ichx.workspace import Workspace, init_workspace
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return init_workspace(tmp_path / "workspace")
-
-
-@pytest.fixture
-def store(workspace: Workspace) -> Iterator[Store]:
-    with open_store(workspace) as opened:
-        yield opened
+from ichx.store import Store
+from ichx.workspace import Workspace
 
 
 @pytest.fixture

@@ -214,6 +214,26 @@ def test_memory_of_released_batches_is_reused(cache, slices):
     assert len({batch.hu.data_ptr() for batch, _ in kept_alive}) == len(kept_alive) == 4
 
 
+def test_epochs_use_the_memory_of_earlier_ones(cache, slices):
+    loader = SliceLoader(cache, slices, RECIPE)
+    kept_alive, addresses, alone = [], [], []
+    for epoch in range(4):
+        address = ADDRESS._replace(epoch=epoch)
+        of_epoch = set()
+        for number, batch in enumerate(loader.training_batches(np.tile(np.arange(18), 3), address)):
+            of_epoch.add(batch.hu.data_ptr())
+            if number == 2:
+                kept_alive.append(batch.hu)
+                alone.append(batch.hu.clone())
+            del batch
+        addresses.append(of_epoch)
+        for _ in loader.inference_batches(np.arange(7)):  # the last batch is incomplete
+            pass
+    assert len(set.union(*addresses)) < sum(map(len, addresses))
+    assert addresses[1] & addresses[0]
+    assert all(torch.equal(one, copy) for one, copy in zip(kept_alive, alone, strict=True))
+
+
 def test_epoch_leaks_no_memory_or_files(cache, slices):
     def epochs(count: int) -> tuple[int, int]:
         for epoch in range(count):

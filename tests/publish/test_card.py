@@ -16,7 +16,7 @@ from pydicom import dcmread
 from ichx.errors import InvalidInputError
 from ichx.evaluation.recalibration import FittedRecalibration, LabelMap
 from ichx.evaluation.recalibration_file import Recalibration, store_recalibration
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project

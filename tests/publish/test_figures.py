@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import Program
 
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.labels import LABELS
 from ichx.phantom.dicom_files import write_phantom
 from ichx.project import Project

@@ -12,7 +12,7 @@ from report_pages import Page, parse
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.evaluation.operating_points import apply_thresholds, choose_threshold
-from ichx.evaluation.subject_oof import Subject
+from ichx.evaluation.subject import Subject
 from ichx.evaluation.threshold_choice import ThresholdRequest
 from ichx.evaluation.threshold_file import remove_threshold
 from ichx.experiments.callbacks import RunCallbacks

@@ -6,7 +6,7 @@ import torch
 
 from ichx.labels import LABEL_WEIGHTS
 from ichx.training.losses import share_of_known, weighted_loss
-from ichx.training.study_loss import StudyGroups, study_groups, study_loss
+from ichx.training.study_loss import StudyGroups, expected_labels, posterior_share, study_groups, study_loss
 
 WEIGHTS = torch.tensor(LABEL_WEIGHTS)
 
@@ -97,3 +97,55 @@ def test_a_part_has_the_groups_of_its_slices() -> None:
     alone = study_groups(np.array([2, 2, 2, -1, -1]), np.float32([[0, 0, np.nan, 0, 0, 0]] * 5))
     torch.testing.assert_close(study_loss(logits[3:], part, "max"), study_loss(logits[3:], alone, "max"))
     assert study_loss(logits[6:], groups().part(slice(6, None)), "max") == 0
+
+
+def expected(logits: torch.Tensor, posterior: float = 1.0) -> torch.Tensor:
+    labels = torch.full((8, 6), float("nan"))
+    labels[3:6, 0] = 0.0
+    return expected_labels(logits, labels, groups(), posterior)
+
+
+def test_expected_labels_are_first_those_of_the_study_and_then_posteriors() -> None:
+    logits, _ = random_batch()
+    first, then, between = (expected(logits, share) for share in (0, 1, 0.25))
+    p = torch.sigmoid(logits[:3, 4])
+    torch.testing.assert_close(then[:3, 4], p / (1 - (1 - p).prod()))
+    assert (first[:3, 4] == 1).all()
+    torch.testing.assert_close(between, 0.75 * first + 0.25 * then, equal_nan=True)
+    for found in (first, then):
+        assert not found[:3, 0].any(), "a negative study"
+        assert found[3:6, [0, 2]].isnan().all(), "the label of the slice is known, that of the study is not"
+        assert found[6:].isnan().all(), "no study"
+
+
+def test_expected_labels_have_the_gradient_of_noisy_or() -> None:
+    logits, _ = random_batch()
+    logits.requires_grad_()
+    of_study = study_groups(np.array([0] * 8), np.ones((8, 6), np.float32))
+    study_loss(logits, of_study, "noisy_or").backward()
+    pooled = logits.grad
+    logits.grad = None
+    labels = expected_labels(logits, torch.full((8, 6), float("nan")), of_study, 1.0)
+    assert not labels.requires_grad
+    (8 * weighted_loss(logits, labels, 0.0, 1.0)).backward()  # a mean over slices
+    torch.testing.assert_close(logits.grad, pooled, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [-1e4, -60.0, 60.0, 1e4])
+def test_expected_labels_of_extreme_logits_are_probabilities(size: float) -> None:
+    found = expected(torch.full((8, 6), size))[:3, 4]
+    torch.testing.assert_close(found, torch.full((3,), 1.0 if size > 0 else 1 / 3))
+
+
+@pytest.mark.parametrize("posterior", [0.0, 0.5, 1.0])
+def test_expected_labels_of_a_part_are_those_of_its_slices(posterior: float) -> None:
+    logits, _ = random_batch()
+    unknown = torch.full((5, 6), float("nan"))
+    found = expected_labels(logits[3:], unknown, groups().part(slice(3, 8)), posterior)
+    assert found[3:].isnan().all()
+    assert not found[:3, 0].any()
+
+
+def test_the_share_of_the_posterior_rises_to_one() -> None:
+    assert [posterior_share(progress, 0.5) for progress in (0, 0.25, 0.5, 0.9)] == [0, 0.5, 1, 1]
+    assert posterior_share(0, 0) == 1

@@ -1,6 +1,5 @@
 """Results of a study: trials, the best one, findings on values, savings of pruning, promoted experiments."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ichx.experiments.run import run_experiment
 from ichx.plugins import load_registry
 from ichx.project import Project
 from ichx.recipe_text import apply_settings, from_toml, to_toml
-from ichx.store import Store, open_store
+from ichx.store import Store
 from ichx.tuning.describe import format_verdict
 from ichx.tuning.importance import importances
 from ichx.tuning.promoted import Comparison, improvement, read_one
@@ -30,12 +29,6 @@ from ichx.workspace import Workspace, open_workspace
 @pytest.fixture
 def workspace(trained_copy: Path) -> Workspace:
     return open_workspace(trained_copy)
-
-
-@pytest.fixture
-def store(workspace: Workspace) -> Iterator[Store]:
-    with open_store(workspace) as opened:
-        yield opened
 
 
 def test_trials_have_their_states_and_scores(workspace: Workspace, store: Store) -> None:

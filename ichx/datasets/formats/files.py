@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ichx.ct.defects import DicomDefectError
-from ichx.datasets.sources import FileLocation, list_files
+from ichx.datasets.file_list import FileLocation, list_files
 from ichx.errors import CorruptFileError, InvalidInputError, StorageError
 from ichx.text import format_examples
 
