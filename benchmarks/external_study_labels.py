@@ -19,8 +19,8 @@ from study_sheet import study_labels
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.label_sheet import SheetColumns
-from ichx.evaluation.bootstrap import MIN_IN_CLASS, draw_weights
 from ichx.evaluation.metric import FloatArray
+from ichx.evaluation.patient_sums import MIN_IN_CLASS, draw_weights
 from ichx.evaluation.ranking import rank, rank_scores
 from ichx.evaluation.scores import Studies, pool_studies
 from ichx.experiments.callbacks import RunCallbacks
