@@ -20,11 +20,12 @@ from common import Figure, arguments, conclude
 
 from ichx.evaluation.averaging import averaging_gain
 from ichx.evaluation.blend_methods import fit_pool
-from ichx.evaluation.bootstrap import MIN_IN_CLASS, MIN_PATIENTS, mean_interval
+from ichx.evaluation.bootstrap import mean_interval
 from ichx.evaluation.choices import Method
 from ichx.evaluation.logistic import logits
 from ichx.evaluation.metric import LABEL_SHARES, probabilities, row_losses, score, weighted_row_losses
 from ichx.evaluation.nested_score import BlendData, BlendOptions, BlendPipeline, FittedBlend
+from ichx.evaluation.patient_sums import MIN_IN_CLASS, MIN_PATIENTS
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.evaluation.smoothing import fit_kernels
 from ichx.labels import LABELS

@@ -10,18 +10,17 @@ difference.
 
 import csv
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from common import Figure
+from study_sheet import study_labels
 
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.label_sheet import SheetColumns
-from ichx.evaluation.bootstrap import MIN_IN_CLASS, draw_weights
 from ichx.evaluation.metric import FloatArray
+from ichx.evaluation.patient_sums import MIN_IN_CLASS, draw_weights
 from ichx.evaluation.ranking import rank, rank_scores
 from ichx.evaluation.scores import Studies, pool_studies
 from ichx.experiments.callbacks import RunCallbacks
@@ -120,22 +119,9 @@ def _evaluate(root: Path, *, quick: bool) -> dict[str, Studies]:
 
 
 def _study_sheet(files: PhantomFiles, path: Path) -> Path:
-    """Write the labels of the training studies: the maximum over their slices."""
-    assert files.train is not None
-    assert files.train_labels is not None
-    of_slices: dict[str, dict[str, float]] = defaultdict(dict)
-    with files.train_labels.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            slice_id, _, label = row["ID"].rpartition("_")
-            of_slices[slice_id][label] = float(row["Label"])
-    of_studies: dict[str, dict[str, float]] = {}
-    for slice_path in sorted(files.train.rglob("*.dcm")):
-        header = pydicom.dcmread(slice_path, specific_tags=["StudyInstanceUID", "SOPInstanceUID"])
-        study = of_studies.setdefault(str(header.StudyInstanceUID), dict.fromkeys(LABELS, 0.0))
-        for label, value in of_slices[str(header.SOPInstanceUID)].items():
-            study[label] = max(study[label], value)
+    """Write the labels of the training studies."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["StudyInstanceUID", *LABELS])
         writer.writeheader()
-        writer.writerows({"StudyInstanceUID": study, **labels} for study, labels in of_studies.items())
+        writer.writerows({"StudyInstanceUID": study, **labels} for study, labels in study_labels(files).items())
     return path

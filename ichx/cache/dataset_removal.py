@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ichx.cache.mask_file import fold_masks_key, masks_path
 from ichx.cache.verify import find_caches, foreign_caches
+from ichx.datasets.fold_labels import PSEUDO
+from ichx.datasets.fold_masks import masks_of_parts
 from ichx.errors import StorageError
 from ichx.files import size_of
 from ichx.text import format_count
@@ -52,7 +55,23 @@ def dataset_artifacts(project: "Project", name: str) -> list[DatasetArtifact]:
         tables = tuple(file for file in (path, path.with_suffix(".json")) if file.exists())
         if tables:
             artifacts.append(DatasetArtifact("features", path.parent, sum(map(size_of, tables)), tables))
+    masks = _pseudo_masks(project, name)
+    if masks:
+        nbytes = sum(map(size_of, masks))
+        artifacts.append(DatasetArtifact("cached masks", project.workspace.cache_dir, nbytes, tuple(masks)))
     return artifacts
+
+
+def _pseudo_masks(project: "Project", name: str) -> list[Path]:
+    """Return the cached pseudo-masks of a dataset, which are in the caches of the one that it labels."""
+    found = list[Path]()
+    for number in project.store.version_numbers(name):
+        version = project.store.version(name, number)
+        for stored in masks_of_parts(version).values() if PSEUDO in version.summary else ():
+            caches = find_caches(project.workspace.cache_dir, version.summary[PSEUDO]["of"]["dataset"], "")
+            paths = [masks_path(c.folder, fold_masks_key(key)) for c in caches for key in stored.digests.values()]
+            found += [path for path in dict.fromkeys(paths) if path.exists() and path not in found]
+    return found
 
 
 def remove_dataset(project: "Project", name: str) -> None:

@@ -52,7 +52,6 @@ def ensure_masks(
     source: Path,
     slices: pd.DataFrame,
     *,
-    processes: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> MaskCache:
     """Return the masks that fit `cache`, built on first use.
@@ -63,7 +62,6 @@ def ensure_masks(
         digest: Digest of `masks`.
         source: Folder or zip of the slices. They are decoded again if heads are centred.
         slices: Rows of the dataset.
-        processes: Worker processes; one per core when None.
         progress: Receives (done, total) slices.
 
     Raises:
@@ -81,7 +79,7 @@ def ensure_masks(
             return None  # missing or damaged
 
     def build() -> None:
-        write_shard(path, _pack_masks(cache, masks, source, slices, processes, progress), {})
+        write_shard(path, _pack_masks(cache, masks, source, slices, progress), {})
 
     try:
         if (opened := open_file()) is not None:
@@ -116,13 +114,12 @@ def _pack_masks(
     masks: Mapping[int, bytes],
     source: Path,
     slices: pd.DataFrame,
-    processes: int | None,
     progress: ProgressCallback | None,
 ) -> list[bytes]:
     spec = cache.spec
     rows = np.array(sorted(masks), np.int64)
     starts = range(0, len(rows), CHUNK)
-    workers = worker_count(processes, len(starts))
+    workers = worker_count(None, len(starts))
     first_pass = rows_of_same_series(slices, rows) if spec.centre == "series" else rows[:0]
     done, total = 0, len(rows) + len(first_pass)
 

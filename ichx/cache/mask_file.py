@@ -61,3 +61,8 @@ def masks_path(folder: Path, digest: str) -> Path:
     """Return the file with the masks of this digest in the folder of a cache."""
     name = hashlib.sha256(f"{MASK_FORMAT} {digest}".encode()).hexdigest()[:12]
     return folder / f"masks-{name}.shard"
+
+
+def fold_masks_key(digest: str) -> str:
+    """Return the digest under which a cache has the pseudo-masks of a fold, whose own digest is `digest`."""
+    return f"pseudo {digest}"

@@ -1,17 +1,25 @@
-"""The masks of a mixture at the size of its cache: those of its parts, which other trainings share."""
+"""The masks of a mixture at the size of its cache: those of its parts, which other trainings share.
 
-from collections.abc import Mapping
+Pseudo-masks differ between folds; each fold reads those of its own networks.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ichx.cache.hu_cache import Cache
 from ichx.cache.mask_cache import ensure_masks
-from ichx.cache.mask_file import MaskCache
+from ichx.cache.mask_file import MaskCache, fold_masks_key
 from ichx.datasets.dataset import LoadedDataset
+from ichx.datasets.fold_masks import masks_of_parts
 from ichx.datasets.ingest import ProgressCallback
 from ichx.datasets.masks import known_masks
 from ichx.datasets.mixture import split_parts
+
+if TYPE_CHECKING:
+    from ichx.workspace import Workspace
 
 
 class MixtureMasks(MaskCache):
@@ -43,6 +51,41 @@ class MixtureMasks(MaskCache):
         masks = self.parts[part]
         return None if masks is None else masks.read(place)
 
+    def with_parts(self, parts: Mapping[int, MaskCache]) -> "MixtureMasks":
+        """Return masks with those of some parts replaced, by their numbers; the replaced ones are known."""
+        known = self.known.copy()
+        for number, masks in parts.items():
+            rows = np.flatnonzero(self.places[:, 0] == number)
+            known[rows] |= masks.known[self.places[rows, 1]]
+        return MixtureMasks(
+            tuple(parts.get(number, masks) for number, masks in enumerate(self.parts)), self.places, self.size, known
+        )
+
+
+def ensure_fold_masks(
+    workspace: "Workspace",
+    cache: Cache,
+    data: LoadedDataset,
+    folds: Iterable[int],
+    *,
+    progress: ProgressCallback | None = None,
+) -> dict[int, dict[int, MaskCache]]:
+    """Return the pseudo-masks that fit `cache`, the cache of the mixture `data`, by fold and number of the part.
+
+    They are built on first use. Raises like `ensure_dataset_masks`, and like `MasksByFold.read`.
+    """
+    of_parts = masks_of_parts(data.version)
+    found: dict[int, dict[int, MaskCache]] = {fold: {} for fold in folds}
+    for number, (part, of_part) in enumerate(zip(split_parts(data.version, data.slices), cache.parts, strict=True)):
+        if part.part.dataset not in of_parts:
+            continue
+        stored = of_parts[part.part.dataset]
+        for fold in found:
+            masks = stored.read(workspace, fold).by_row(part.slices)
+            key = fold_masks_key(stored.digests[fold])
+            found[fold][number] = ensure_masks(of_part, masks, key, part.source, part.slices, progress=progress)
+    return found
+
 
 def ensure_dataset_masks(
     cache: Cache, masks: Mapping[int, bytes], data: LoadedDataset, *, progress: ProgressCallback | None = None
@@ -52,7 +95,7 @@ def ensure_dataset_masks(
     Args:
         cache: The cache.
         masks: PNG files by row.
-        data: The dataset, with masks.
+        data: The dataset; all masks of a mixture without any are unknown.
         progress: Receives (done, total) slices, of one part after another.
 
     Raises:

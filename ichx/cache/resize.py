@@ -35,13 +35,12 @@ def crop_field(image: npt.NDArray[Any], field: float, spacing: Spacing, fill: in
     An image with unknown spacing is returned as it is. If rows and columns have different spacings, the coarser axis
     is resampled to the finer one, so that the result is a square in pixels, too.
     """
-    if not all(0 < value < math.inf for value in spacing):
+    shown = shown_by_field((image.shape[0], image.shape[1]), field, spacing)
+    if shown is None:
         return image
-    height, width = (max(1, round(field / value)) for value in spacing)
+    (height, width), source, target = shown
     part = np.full((height, width), fill, image.dtype)
-    rows, target_rows = _overlap(image.shape[0], height)
-    columns, target_columns = _overlap(image.shape[1], width)
-    part[target_rows, target_columns] = image[rows, columns]
+    part[target] = image[source]
     if height == width:
         return part
     import cv2
@@ -49,6 +48,25 @@ def crop_field(image: npt.NDArray[Any], field: float, spacing: Spacing, fill: in
     edge = max(height, width)
     how = cv2.INTER_NEAREST_EXACT if image.dtype == np.uint8 else cv2.INTER_LINEAR  # masks are not blended
     return np.asarray(cv2.resize(part, (edge, edge), interpolation=how), image.dtype)
+
+
+Window = tuple[slice, slice]
+
+
+def shown_by_field(
+    shape: tuple[int, int], field: float, spacing: Spacing
+) -> tuple[tuple[int, int], Window, Window] | None:
+    """Return the rows and columns of the pixels in `field` mm around the middle of an image of `shape`.
+
+    Also return the part of the image that is shown, and where it is among these pixels. None without a field or if the
+    spacing is unknown: the complete image is shown.
+    """
+    if not field or not all(0 < value < math.inf for value in spacing):
+        return None
+    height, width = (max(1, round(field / value)) for value in spacing)
+    rows, target_rows = _overlap(shape[0], height)
+    columns, target_columns = _overlap(shape[1], width)
+    return (height, width), (rows, columns), (target_rows, target_columns)
 
 
 def _overlap(own: int, wanted: int) -> tuple[slice, slice]:

@@ -69,13 +69,23 @@ def series_centres(
     Returns:
         Row and column in pixels, (n, 2), NaN for other series.
     """
+    return _medians(slice_centres(files, slices, rows, workers, advance), slices)
+
+
+def slice_centres(
+    files: SourceFiles, slices: pd.DataFrame, rows: npt.NDArray[np.int64], workers: int, advance: Callable[[int], None]
+) -> Floats:
+    """Return the head centre of each of `rows`, row and column in pixels, `(n, 2)`; NaN for others.
+
+    The arguments are those of `series_centres`.
+    """
     centres = np.full((len(slices), 2), np.nan)
     parts = [rows[start : start + SHARD_ROWS] for start in range(0, len(rows), SHARD_ROWS)]
     jobs = (CentresJob(tuple(part.tolist()), files.select(part.tolist())) for part in parts)
     for decoded, found in map_in_processes(find_centres, jobs, workers):
         centres[list(decoded)] = found
         advance(len(decoded))
-    return _medians(centres, slices)
+    return centres
 
 
 def missing_blocks(folder: Path, rows: npt.NDArray[np.int64]) -> list[int]:

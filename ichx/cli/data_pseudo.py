@@ -1,4 +1,4 @@
-"""`ichx data pseudo`: labels of an unlabelled dataset by an experiment or an ensemble."""
+"""`ichx data pseudo`: labels and masks of an unlabelled dataset by an experiment or an ensemble."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,7 +11,7 @@ from ichx.cli.parameters import AsJson, Device, OwnTta, Precision, Workers
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.formatting import format_marks, format_value
-from ichx.labels import LABELS
+from ichx.labels import LABELS, SUBTYPES
 
 if TYPE_CHECKING:
     from ichx.inference.pseudo import PseudoReport
@@ -25,6 +25,16 @@ def pseudo(
     hard: Annotated[bool, typer.Option("--hard", help="Use 1 for probabilities from 0.5, and 0 below.")] = False,
     keep: Annotated[
         str | None, typer.Option("--keep", help="Label only slices that meet this condition, e.g. 'any>=0.95'.")
+    ] = None,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Label pixels, too, by the networks that predict masks.")
+    ] = False,
+    mask_keep: Annotated[
+        str | None,
+        typer.Option(
+            "--mask-keep",
+            help="Label pixels that meet this condition, implies --masks; default: from 0.9 and up to 0.05.",
+        ),
     ] = None,
     transductive: Annotated[
         bool, typer.Option("--transductive", help="Allow patients of test sets; marks every later score.")
@@ -44,6 +54,8 @@ def pseudo(
     Example: `ichx data pseudo ours-soft --of ours --by ensemble:3`
 
     Example: `ichx data pseudo ours-sure --of ours --by 6 --hard --keep 'any>=0.95|any<=0.02'`
+
+    Example: `ichx data pseudo ours-masks --of ours --by 6 --masks --mask-keep 'any>=0.9|any<=0.05'`
     """
     from ichx.evaluation.choices import check_tta
 
@@ -55,18 +67,20 @@ def pseudo(
         # report unknown names before torch is imported
         project.store.dataset(of)
         from ichx.evaluation.pseudo_labels import LabelRule
+        from ichx.evaluation.pseudo_masks import DEFAULT_RULE, MaskRule
         from ichx.inference.pseudo_request import parse_source
 
         kind, number = parse_source(by)
         (project.store.ensemble if kind == "ensemble" else project.store.experiment)(number)
         rule = LabelRule.parse(keep, hard=hard)
+        mask_rule = MaskRule.parse(mask_keep or DEFAULT_RULE) if masks or mask_keep is not None else None
         from ichx.cli.live import LiveView
         from ichx.inference.pseudo import PseudoRequest, create_pseudo_labels
         from ichx.inference.trained import InferenceOptions
 
         options = InferenceOptions(check_tta(tta or "none"), None, device, workers, precision)
         with LiveView() as view:
-            request = PseudoRequest(name, of, by, rule, transductive, options)
+            request = PseudoRequest(name, of, by, rule, transductive, options, mask_rule)
             found = create_pseudo_labels(project, request, callbacks=view)
     if as_json:
         print_json(found)
@@ -101,6 +115,9 @@ def print_origin(summary: Mapping[str, Any]) -> None:
         f"kept: {origin['keep'] or 'all slices'}; created {format_value(datetime.fromisoformat(origin['created']))}",
     )
     console.print("\n".join(lines), markup=False)
+    if masks := origin.get("masks"):
+        numbers = ", ".join(map(str, masks["experiments"]))
+        console.print(f"masks by experiment {numbers}; pixels kept: {masks['keep']}", markup=False)
     _print_counts(origin)
     if summary["transductive"]:
         tested = f"Patients of {', '.join(origin['tested'])}, which are only for evaluation. " * bool(origin["tested"])
@@ -112,4 +129,9 @@ def _print_counts(origin: Mapping[str, Any]) -> None:
     counts = origin["counts"]
     rows: list[tuple[object, ...]] = [("labelled slices", *(count["slices"] for count in counts))]
     rows += [(f"positive for {label}", *(count["positive"][label] for count in counts)) for label in LABELS]
+    if masks := origin.get("masks"):
+        counts = masks["counts"]
+        rows.append(("masks", *(count["slices"] for count in counts)))
+        rows += [(f"masks of {name}", *(count["positive"][name] for count in counts)) for name in SUBTYPES]
+        rows.append(("ignored pixels in masks", *(f"{100 * count['ignored']:.1f} %" for count in counts)))
     print_table("pseudo-labels", ("", *(f"fold {count['fold']}" for count in counts)), rows, split=True)

@@ -1,4 +1,4 @@
-"""`ichx scores`: all scores of an experiment, per slice and per study, with intervals."""
+"""`ichx scores`: all scores of an experiment or ensemble, per slice and per study, with intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 from ichx.cli.comparison_tables import print_reliability
 from ichx.cli.output import console, notice, print_csv, print_json
-from ichx.cli.parameters import AsCsv, AsJson, Average, By, Labels, Number, Pooling, Reliability, Tta
+from ichx.cli.parameters import (
+    AsCsv,
+    AsJson,
+    Average,
+    By,
+    EnsembleNumber,
+    Labels,
+    OptionalNumber,
+    OwnTta,
+    Pooling,
+    Reliability,
+    parse_subject,
+)
 from ichx.cli.session import session
 from ichx.cli.subgroup_tables import known_fields, parse_fields, show_subgroups
 from ichx.cli.tables import format_bounds, print_table
@@ -14,11 +26,12 @@ from ichx.formatting import format_interval, format_marks, format_value
 from ichx.text import format_count
 
 if TYPE_CHECKING:
+    from ichx.evaluation import choices
     from ichx.evaluation.bootstrap import Bootstrap, Interval
     from ichx.evaluation.calibration_line import CalibrationLine
     from ichx.evaluation.scorecard import PartScores, Scorecard
     from ichx.evaluation.scores import LabelScores
-    from ichx.evaluation.subgroup_scores import Unit
+    from ichx.evaluation.subgroup_scores import Predicted, Unit
     from ichx.inference.evaluate import Evaluation
 
 HEADINGS = {
@@ -34,8 +47,9 @@ HEADINGS = {
 
 
 def scores(
-    number: Number,
-    tta: Tta = "none",
+    number: OptionalNumber = None,
+    ensemble: EnsembleNumber = None,
+    tta: OwnTta = None,
     average: Average = None,
     pooling: Pooling = "max",
     labels: Labels = None,
@@ -44,50 +58,81 @@ def scores(
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show all OOF scores of an experiment with 95 % intervals.
+    """Show all OOF scores of an experiment or ensemble with 95 % intervals.
 
     Scores are computed per slice and per study; intervals come from a bootstrap over patients. With --by, scores of
-    subgroups are shown instead, of --label or of `any`.
+    subgroups are shown instead, of --label or of `any`. An ensemble is scored by its nested predictions.
 
     Example: `ichx scores 6 --tta hflip --label any`
 
     Example: `ichx scores 6 --by scanner,kernel,thickness,age,sex`
 
+    Example: `ichx scores --ensemble 3 --by scanner`
+
     Example: `ichx scores 6 --reliability --label any`
     """
-    fields = parse_fields(by)
+    subject, fields = parse_subject(number, ensemble, tta=tta, average=average), parse_fields(by)
     with session() as project:
-        project.store.experiment(number)  # report an unknown number before pandas is imported
-        if fields:
-            from ichx.evaluation.subgroup_scores import all_subgroup_scores, oof_predictions
+        subject.require(project)  # report an unknown number before pandas is imported
+        views, mean = tta or "none", average or "logit"
+        if fields or reliability:
+            from ichx.evaluation.subject_predictions import subject_predictions
 
-            predicted = oof_predictions(project, number, tta=tta, average=average or "logit")
-            found = all_subgroup_scores(predicted, known_fields(predicted, fields), labels or ["any"], pooling)
-            show_subgroups(found, as_csv=as_csv, as_json=as_json)
-            return
-        if reliability:
-            from ichx.evaluation.reliability import reliability_curves
-            from ichx.evaluation.subgroup_scores import oof_predictions
-
-            predicted, shown = oof_predictions(project, number, tta=tta, average=average or "logit"), labels or ["any"]
-            units: tuple[Unit, ...] = ("slice", "study")
-            curves = {unit: reliability_curves(predicted, shown, unit, pooling=pooling) for unit in units}
-            if as_json:
-                print_json(curves)
+            predicted = subject_predictions(project, subject, views, mean)
+            if fields:
+                _show_subgroups(predicted, fields, labels, pooling, as_csv=as_csv, as_json=as_json)
             else:
-                print_reliability(curves)
+                _show_reliability(predicted, labels or ["any"], pooling, as_json=as_json)
             return
-        from ichx.evaluation.scorecard import scorecard
+        from ichx.evaluation.scorecard import ensemble_scorecard, scorecard
 
-        card = scorecard(project, number, tta=tta, pooling=pooling, average=average or "logit")
+        if subject.ensemble:
+            card = ensemble_scorecard(project, subject.number, pooling=pooling)
+        else:
+            card = scorecard(project, subject.number, tta=views, pooling=pooling, average=mean)
     if as_json:
         print_json(card)
         return
     if as_csv:
         print_scores_csv(card, labels)
         return
-    print_scores(f"experiment {number}: {card.name}, tta {card.tta}", card, pooling, labels)
+    print_scores(_title(card), card, pooling, labels)
     print_part_scores(card.parts)
+
+
+def _title(card: "Scorecard") -> str:
+    """Return e.g. `experiment 6: resnext50, tta none`."""
+    if card.ensemble is None:
+        return f"experiment {card.experiment}: {card.name}, tta {card.tta}"
+    subject = f"ensemble {card.ensemble}"
+    named = subject if card.name == subject else f"{subject}: {card.name}"
+    return f"{named}, tta {card.tta}, {'nested' if card.nested else 'in-sample'}"
+
+
+def _show_subgroups(
+    predicted: "Predicted",
+    fields: list[str],
+    labels: list[str] | None,
+    pooling: "choices.Pooling",
+    *,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    from ichx.evaluation.subgroup_scores import all_subgroup_scores
+
+    found = all_subgroup_scores(predicted, known_fields(predicted, fields), labels or ["any"], pooling)
+    show_subgroups(found, as_csv=as_csv, as_json=as_json)
+
+
+def _show_reliability(predicted: "Predicted", labels: list[str], pooling: "choices.Pooling", *, as_json: bool) -> None:
+    from ichx.evaluation.reliability import reliability_curves
+
+    units: tuple[Unit, ...] = ("slice", "study")
+    curves = {unit: reliability_curves(predicted, labels, unit, pooling=pooling) for unit in units}
+    if as_json:
+        print_json(curves)
+    else:
+        print_reliability(curves)
 
 
 def print_scores_csv(card: "Scorecard | Evaluation", labels: Sequence[str] | None = None) -> None:

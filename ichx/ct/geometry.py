@@ -150,17 +150,27 @@ def _centroid(mask: npt.NDArray[np.uint8], top: int, left: int) -> tuple[float, 
     )
 
 
+def offset_to_centre(shape: tuple[int, int], centre: tuple[float, float]) -> tuple[int, int]:
+    """Return how many pixels down and right an image of `shape` moves, so that `centre` (row, column) is its centre."""
+    height, width = shape
+    down = round((height - 1) / 2 - centre[0])
+    right = round((width - 1) / 2 - centre[1])
+    return max(-height, min(height, down)), max(-width, min(width, right))
+
+
+def shift(image: npt.NDArray[Any], down: int, right: int, fill: int = FILL) -> npt.NDArray[Any]:
+    """Return `image` (H, W, ...) moved by whole pixels; what comes in from outside is `fill`, air when left out."""
+    height, width = image.shape[:2]
+    moved = np.full_like(image, fill)
+    moved[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = image[
+        max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
+    ]
+    return moved
+
+
 def shift_to_centre(hu: npt.NDArray[Any], centre: tuple[float, float], fill: int = FILL) -> npt.NDArray[Any]:
     """Return `hu` (H, W), HU or a mask, moved by whole pixels so that `centre` (row, column) is at its centre.
 
     What comes in from outside is `fill`, air when left out.
     """
-    height, width = hu.shape
-    down = round((height - 1) / 2 - centre[0])
-    right = round((width - 1) / 2 - centre[1])
-    down, right = max(-height, min(height, down)), max(-width, min(width, right))
-    moved = np.full_like(hu, fill)
-    moved[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)] = hu[
-        max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)
-    ]
-    return moved
+    return shift(hu, *offset_to_centre((hu.shape[0], hu.shape[1]), centre), fill)

@@ -35,6 +35,7 @@ from ichx.datasets.requested_labels import join_requested_labels, read_label_fil
 from ichx.datasets.sample_counts import sample_counts
 from ichx.datasets.series_rules import SERIES_CHOICES, SeriesChoice, read_series_rules
 from ichx.datasets.series_selection import select_series
+from ichx.datasets.shared_patients import count_in_training
 from ichx.datasets.study_flags import studies_of_format, table_summary
 from ichx.datasets.study_labels import with_study_labels
 from ichx.datasets.summary import summarize
@@ -245,11 +246,13 @@ def _prepare(
         summary |= {"masks": found} if masks is not None else {}
     elif request.masks is not None:
         masks, summary["masks"] = read_masks(absolute_path(request.masks), catalog, report)
+    identity = _find_overlaps(project, request, scan, catalog, report)
     if request.test_of is not None:
         train = load_dataset(project, request.test_of)
         by_study = "study" in (request.group_by, train.version.summary.get("group_by"))
-        report.add_shared(slices, train.slices, request.test_of, by_study=by_study)
-    tables_of = {IDENTITY_FILE: _find_overlaps(project, request, scan, catalog, report)}
+        shared = count_in_training(project.workspace, slices, identity, train, by_study=by_study)
+        report.add_shared(request.test_of, *shared)
+    tables_of = {IDENTITY_FILE: identity}
     for file, (name, found_table) in studies_of_format(contents, catalog, scan, report).items():
         tables_of[file], summary[name] = found_table, table_summary(found_table)
     folds = None

@@ -8,7 +8,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -147,6 +147,15 @@ def parse_numbers(column: pa.ChunkedArray, dtype: pa.DataType | None = None) -> 
     except pa.ArrowInvalid:
         valid = pc.match_substring_regex(trimmed, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
         return np.asarray(pc.cast(pc.if_else(valid, trimmed, "nan"), dtype))
+
+
+def parse_numbers_and_words(texts: pa.ChunkedArray, words: Mapping[str, Sequence[str]]) -> npt.NDArray[np.float32]:
+    """Return the numbers of a column, also with a decimal comma or as one of the `words` of a number, in lower case."""
+    plain = pc.replace_substring_regex(pc.utf8_lower(texts), r"^(\d*),(\d+)$", r"\1.\2")
+    for number, of_number in words.items():
+        plain = pc.if_else(pc.is_in(plain, pa.array(of_number)), number, plain)
+    values: npt.NDArray[np.float32] = parse_numbers(plain)
+    return values
 
 
 def empty_rows(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:

@@ -28,8 +28,8 @@ PSEUDO: Final = "pseudo"
 """Key of a version's summary with the origin of its pseudo-labels, see `ichx.evaluation.pseudo_labels`."""
 
 PSEUDO_PARTS: Final = "pseudo_parts"
-"""Key of a mixture's summary: `path` and `digest` of the pseudo-labels of each part that has some, by its name, and the
-dataset `of` which they are."""
+"""Key of a mixture's summary: `path` and `digest` of the pseudo-labels of each part that has some, by its name, the
+dataset `of` which they are, and the digests of its `masks` by fold if it has some."""
 
 TRANSDUCTIVE: Final = "transductive"
 """Key of a version's summary: whether pseudo-labels are of patients of a test set, which marks every score."""

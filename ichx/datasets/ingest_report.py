@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ichx.datasets.id_matching import COLUMN_NAMES, IdMatch
-from ichx.datasets.identity import of_known_patients
 from ichx.datasets.label_join import JoinedLabels, TableMatch
 from ichx.datasets.series import describe_geometry
 from ichx.datasets.series_selection import SeriesSelection
@@ -189,13 +188,8 @@ class IngestReport:
         if sample["not_asked"]:
             self.warn(f"{format_count(sample['not_asked'], 'slice')} not in the sample.")
 
-    def add_shared(self, test: pd.DataFrame, train: pd.DataFrame, name: str, *, by_study: bool) -> None:
-        """Warn of slices and patients of a test set that are also in the training set `name`.
-
-        `by_study`: see `of_known_patients`.
-        """
-        slices = set(test["slice_id"]) & set(train["slice_id"])
-        patients = test["patient"][of_known_patients(test, train, by_study=by_study)].nunique()
+    def add_shared(self, name: str, slices: int, patients: int) -> None:
+        """Warn of `slices` and `patients` of a test set that are also in the training set `name`."""
         if patients or slices:
-            shared = f"{format_count(len(slices), 'slice')} and {format_count(patients, 'patient')}"
+            shared = f"{format_count(slices, 'slice')} and {format_count(patients, 'patient')}"
             self.warn(f"{shared} are also in {name}: scores of this test set are too good.")

@@ -1,4 +1,4 @@
-"""Conditions on predicted probabilities for `--keep`, e.g. `any>=0.95|any<=0.02`: which slices get pseudo-labels.
+"""Conditions on predicted probabilities, e.g. `any>=0.95|any<=0.02`: which slices or pixels get pseudo-labels.
 
 Python's parser parses the text, and this module interprets the tree for all slices at once; nothing is executed. A
 condition compares labels with numbers (< <= > >=) and joins comparisons by `|` (or), `&` (and) and parentheses.
@@ -29,7 +29,7 @@ _COMPARISONS: Final[dict[type, Callable[[Any, Any], Any]]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_EXAMPLE: Final = f"Use e.g. --keep 'any>=0.95|any<=0.02'. Labels: {', '.join(LABELS)}."
+_EXAMPLE: Final = f"Use e.g. 'any>=0.95|any<=0.02'. Labels: {', '.join(LABELS)}."
 
 
 @dataclass(frozen=True)

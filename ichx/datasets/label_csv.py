@@ -158,12 +158,7 @@ def _parse_labels(
 def _parse_column(texts: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     """Return the numbers of a column, (N,), NaN for texts that are neither numbers nor `WORDS`."""
     values: npt.NDArray[np.float32] = csv_text.parse_numbers(texts)
-    if np.isnan(values).any():
-        plain = pc.replace_substring_regex(pc.utf8_lower(texts), r"^(\d*),(\d+)$", r"\1.\2")  # a decimal comma
-        for number, words in WORDS.items():
-            plain = pc.if_else(pc.is_in(plain, pa.array(words)), number, plain)
-        values = csv_text.parse_numbers(plain)
-    return values
+    return csv_text.parse_numbers_and_words(texts, WORDS) if np.isnan(values).any() else values
 
 
 def _label_table(

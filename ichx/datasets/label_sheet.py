@@ -191,10 +191,7 @@ def _parse_labels(table: pa.Table, at: int, problems: list[str]) -> npt.NDArray[
     """Return the labels of a column, NaN where unknown; add invalid values to `problems`."""
     texts = pc.utf8_lower(pc.utf8_trim_whitespace(table.column(at)))
     unknown = np.asarray(pc.is_in(texts, pa.array(UNKNOWN)))
-    plain = pc.replace_substring_regex(texts, r"^(\d*),(\d+)$", r"\1.\2")  # a decimal comma
-    for number, words in WORDS.items():
-        plain = pc.if_else(pc.is_in(plain, pa.array(words)), number, plain)
-    values: npt.NDArray[np.float32] = csv_text.parse_numbers(plain)
+    values = csv_text.parse_numbers_and_words(texts, WORDS)
     invalid = np.flatnonzero(~((values >= 0) & (values <= 1)) & ~unknown)
     name, column = table.column_names[at], table.column(at)
     problems += csv_text.list_rows(

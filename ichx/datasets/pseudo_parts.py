@@ -10,6 +10,7 @@ import pandas as pd
 
 from ichx.datasets.dataset import load_folds, load_version
 from ichx.datasets.fold_labels import PSEUDO, PSEUDO_PARTS, TRANSDUCTIVE
+from ichx.datasets.fold_masks import part_facts
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.mixture import PART
 from ichx.datasets.overlap import load_identity
@@ -26,10 +27,7 @@ def pseudo_summary(versions: "Iterable[DatasetVersion]") -> dict[str, Any]:
     having = [version for version in versions if PSEUDO in version.summary]
     if not having:
         return {}
-    parts = {
-        v.dataset: {"path": v.path, "digest": v.summary[PSEUDO]["digest"], "of": v.summary[PSEUDO]["of"]["dataset"]}
-        for v in having
-    }
+    parts = {version.dataset: part_facts(version) for version in having}
     return {PSEUDO_PARTS: parts, TRANSDUCTIVE: any(v.summary[TRANSDUCTIVE] for v in having)}
 
 

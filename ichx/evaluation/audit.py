@@ -19,6 +19,7 @@ from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.catalog import catalog_digest, usable_slices
 from ichx.datasets.dataset import load_catalog, load_folds
 from ichx.datasets.fold_labels import read_fold_labels, training_label_digest
+from ichx.datasets.fold_masks import masks_of_parts
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
 from ichx.datasets.overlap import load_identity
@@ -179,6 +180,8 @@ class _Auditor(Checks):
         self.check(f"{version.dataset} folds", found.same_folds, assigned)
         for fold in range(self.fold_set.k):
             self.check(f"{version.dataset} fold {fold}", found.fold, fold)
+        for fold in range(self.fold_set.k) if masks_of_parts(version) else ():
+            self.check(f"{version.dataset} fold {fold} masks", found.masks, fold)
 
     def finished_folds(self) -> tuple[str, None]:
         if not self.finished:

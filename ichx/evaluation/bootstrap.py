@@ -6,7 +6,6 @@ calibration) and per patient and block of equal rank (AUC and others) suffice. N
 draw is the score of its slices.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -14,7 +13,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ichx.evaluation.metric import (
     FloatArray,
@@ -24,6 +22,7 @@ from ichx.evaluation.metric import (
     weighted_row_losses,
     weighted_score,
 )
+from ichx.evaluation.patient_sums import DRAWS, MIN_FOR_ERROR, MIN_IN_CLASS, PatientSums, patient_shortage
 from ichx.evaluation.ranking import Ranking, rank, rank_scores
 from ichx.evaluation.scores import (
     CALIBRATION_BINS,
@@ -44,20 +43,7 @@ from ichx.text import format_count
 LEVEL: Final = 0.95
 """Confidence level of every interval."""
 
-DRAWS: Final = 1000
-"""Default number of draws."""
 
-MIN_PATIENTS: Final = 20
-"""Fewest patients for an interval: with fewer, a percentile interval is too narrow (`benchmarks/claims.py`)."""
-
-MIN_IN_CLASS: Final = 10
-"""Fewest patients with a label for an interval of any of its scores; for a ranking score, also without it."""
-
-MIN_FOR_ERROR: Final = 5
-"""Fewest patients for a standard error that decides between alternatives and is no part of a claim."""
-
-_CHUNK = 32
-"""Draws that are computed at once: they bound the memory."""
 _SUMS = ("log_loss", "brier", "calibration_error")
 """Metrics that are defined whatever classes occur."""
 
@@ -127,14 +113,14 @@ def patient_bootstrap(
     """
     y, p = checked(labels, probabilities)
     point = scores or slice_scores(y, p)
-    sample = _PatientSample(patients, draws, seed)
+    sample = PatientSums(patients, draws, seed)
     drawn = _drawn_scores(y, p, sample, ranked=ranked)
     by_label = {}
     for k, name in enumerate(LABELS):
         values, truth, known = point.labels[k], positive(y[:, k]), ~np.isnan(y[:, k])
-        shortage = _shortage(sample.count if known.all() else len(np.unique(sample.code[known])))
-        rare = values.undefined if not known.any() else shortage or _class_shortage(truth, sample.code, "with")
-        unranked = values.undefined or rare or _class_shortage(~truth & known, sample.code, "without")
+        shortage = patient_shortage(sample.count if known.all() else len(np.unique(sample.codes[known])))
+        rare = values.undefined if not known.any() else shortage or sample.class_shortage(truth, "with")
+        unranked = values.undefined or rare or sample.class_shortage(~truth & known, "without")
         by_label[name] = {
             metric: percentile_interval(
                 getattr(values, metric),
@@ -147,7 +133,7 @@ def patient_bootstrap(
     overall = percentile_interval(
         None if np.isnan(point.log_loss) else point.log_loss,
         _weighted(drawn["log_loss"]),
-        UNKNOWN_LABEL if np.isnan(point.log_loss) else _shortage(sample.count_with(_any_known(y))),
+        UNKNOWN_LABEL if np.isnan(point.log_loss) else patient_shortage(sample.count_with(_any_known(y))),
     )
     return Bootstrap(sample.count, draws, LEVEL, point, overall, by_label)
 
@@ -170,10 +156,10 @@ def loss_interval(
     y, p = checked(labels, probabilities)
     if not np.isnan(y).any():
         return mean_interval(weighted_row_losses(y, p), patients, draws=draws)
-    sample, losses = _PatientSample(patients, draws), row_losses(y, p)
+    sample, losses = PatientSums(patients, draws), row_losses(y, p)
     value = weighted_score(label_losses(y, p))
     known = _any_known(y)
-    reason = _shortage(sample.count_with(known)) if known.any() else UNKNOWN_LABEL
+    reason = patient_shortage(sample.count_with(known)) if known.any() else UNKNOWN_LABEL
     return percentile_interval(value if known.any() else None, _weighted(sample.drawn_means(losses)), reason)
 
 
@@ -188,12 +174,10 @@ def label_intervals(
         patients: Patient of each row, `(N,)`.
         draws: Number of draws.
     """
-    sample = _PatientSample(patients, draws)
+    sample = PatientSums(patients, draws)
     absent = absent_class(int(truth.sum()), len(truth))
-    undefined = absent or _shortage(sample.count)
-    undefined = undefined or _class_shortage(truth, sample.code, "with")
-    undefined = undefined or _class_shortage(~truth, sample.code, "without")
-    ranking = rank(truth, probabilities, sample.code, sample.count)
+    undefined = absent or sample.shortage(truth)
+    ranking = rank(truth, probabilities, sample.codes, sample.count)
     point = rank_scores(ranking, np.ones((sample.count, 1)))
     drawn = [] if undefined else [rank_scores(ranking, weights) for weights in sample.weights()]
     return {
@@ -217,7 +201,7 @@ def rate_intervals(
         patients: Patient of each row, `(N,)`.
         draws: Number of draws.
     """
-    sample = _PatientSample(patients, draws)
+    sample = PatientSums(patients, draws)
     columns = counted.shape[1]
     both = np.column_stack([counted & among, among]).astype(np.float64)
     sums = sample.sums(both)
@@ -229,7 +213,7 @@ def rate_intervals(
     rates = []
     for value, of_draws, count in zip(point, drawn, owners, strict=True):
         few = None if count >= MIN_IN_CLASS else f"no interval from {format_count(count, 'patient')} with such rows"
-        rates.append(DrawnRate(float(value), of_draws, _shortage(sample.count) or few))
+        rates.append(DrawnRate(float(value), of_draws, patient_shortage(sample.count) or few))
     return rates
 
 
@@ -254,14 +238,14 @@ class DrawnRate:
 
 def mean_interval(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS) -> Interval:
     """Return the mean of `values` (N,) with its interval over `patients` (N,)."""
-    sample = _PatientSample(patients, draws)
+    sample = PatientSums(patients, draws)
     (drawn,) = sample.drawn_means(values[:, None])
-    return percentile_interval(float(values.mean()), drawn, _shortage(sample.count))
+    return percentile_interval(float(values.mean()), drawn, patient_shortage(sample.count))
 
 
 def mean_error(values: FloatArray, patients: npt.ArrayLike, *, draws: int = DRAWS) -> tuple[float, float | None]:
     """Return the mean of `values` (N,) with its standard error over patients, None below `MIN_FOR_ERROR` patients."""
-    sample = _PatientSample(patients, draws)
+    sample = PatientSums(patients, draws)
     (drawn,) = sample.drawn_means(values[:, None])
     return float(values.mean()), float(drawn.std(ddof=1)) if sample.count >= MIN_FOR_ERROR else None
 
@@ -292,11 +276,11 @@ def paired_difference(
     """
     y, p = checked(labels, first)
     q = checked(labels, second)[1]
-    sample = _PatientSample(patients, draws)
+    sample = PatientSums(patients, draws)
     difference = row_losses(y, p) - row_losses(y, q)
     weighted = weighted_row_losses(y, p) - weighted_row_losses(y, q)
     known = ~np.isnan(y)
-    drawn, shortage = sample.drawn_means(difference), _shortage(sample.count_with(_any_known(y)))
+    drawn, shortage = sample.drawn_means(difference), patient_shortage(sample.count_with(_any_known(y)))
     means = np.where(known.any(axis=0), np.nansum(difference, axis=0) / np.maximum(known.sum(axis=0), 1), np.nan)
     overall = UNKNOWN_LABEL if not known.any() else shortage
     return ScoreDifference(
@@ -309,8 +293,8 @@ def paired_difference(
                 drawn[k],
                 UNKNOWN_LABEL
                 if np.isnan(means[k])
-                else _shortage(sample.count_with(known[:, k]))
-                or _class_shortage(positive(y[:, k]), sample.code, "with"),
+                else patient_shortage(sample.count_with(known[:, k]))
+                or sample.class_shortage(positive(y[:, k]), "with"),
             )
             for k, name in enumerate(LABELS)
         },
@@ -318,59 +302,7 @@ def paired_difference(
     )
 
 
-def draw_weights(patients: int, draws: int, seed: int) -> Iterator[FloatArray]:
-    """Yield how often each patient counts in each draw, whole numbers (patients, chunk), in chunks of draws.
-
-    Multinomial: as many patients as there are, with replacement. The same numbers give the same draws.
-    """
-    random = np.random.default_rng(seed)
-    for begin in range(0, draws, _CHUNK):
-        size = min(_CHUNK, draws - begin)
-        chosen = random.integers(0, patients, (size, patients))
-        chosen += np.arange(size)[:, None] * patients
-        counts = np.bincount(chosen.ravel(), minlength=size * patients).reshape(size, patients)
-        yield np.ascontiguousarray(counts.T, dtype=np.float64)
-
-
-class _PatientSample:
-    """The patients of some rows, and draws of them."""
-
-    def __init__(self, patients: npt.ArrayLike, draws: int, seed: int = 0) -> None:
-        code, names = pd.factorize(np.asarray(patients))
-        self.code: npt.NDArray[np.int64] = code.astype(np.int64, copy=False)
-        self.count = len(names)
-        self._draws, self._seed = draws, seed
-
-    def weights(self) -> Iterator[FloatArray]:
-        return draw_weights(self.count, self._draws, self._seed)
-
-    def count_with(self, rows: npt.NDArray[np.bool_]) -> int:
-        """Return the number of patients with any of `rows` (N,)."""
-        return self.count if rows.all() else len(np.unique(self.code[rows]))
-
-    def rows(self) -> npt.NDArray[np.int64]:
-        """Return the number of rows of each patient, `(count,)`."""
-        return np.bincount(self.code, minlength=self.count)
-
-    def sums(self, values: FloatArray) -> FloatArray:
-        """Return the sums of the columns of `values` (N, C) over each patient's rows, `(C, count)`."""
-        return np.stack([np.bincount(self.code, weights=column, minlength=self.count) for column in values.T])
-
-    def drawn_means(self, values: FloatArray) -> FloatArray:
-        """Return the means of the columns of `values` (N, C) over the rows of each draw, `(C, draws)`.
-
-        NaN does not count; a draw without any other value has the mean NaN.
-        """
-        known = ~np.isnan(values)
-        if known.all():
-            sums, rows = self.sums(values), self.rows()
-            return np.concatenate([sums @ weights / (rows @ weights) for weights in self.weights()], axis=1)
-        sums, counts = self.sums(np.nan_to_num(values)), self.sums(known.astype(np.float64))
-        with np.errstate(invalid="ignore"):
-            return np.concatenate([sums @ weights / (counts @ weights) for weights in self.weights()], axis=1)
-
-
-def _drawn_scores(y: FloatArray, p: FloatArray, sample: _PatientSample, *, ranked: bool) -> dict[str, FloatArray]:
+def _drawn_scores(y: FloatArray, p: FloatArray, sample: PatientSums, *, ranked: bool) -> dict[str, FloatArray]:
     """Return each metric's values, `(6, draws)`."""
     labels = len(LABELS)
     known = ~np.isnan(y)
@@ -380,7 +312,7 @@ def _drawn_scores(y: FloatArray, p: FloatArray, sample: _PatientSample, *, ranke
     gaps = np.zeros((labels * CALIBRATION_BINS, sample.count))
     for k in range(labels):
         at = known[:, k]
-        place = (k * CALIBRATION_BINS + calibration_bin(p[at, k])) * sample.count + sample.code[at]
+        place = (k * CALIBRATION_BINS + calibration_bin(p[at, k])) * sample.count + sample.codes[at]
         gaps += np.bincount(place, weights=p[at, k] - y[at, k], minlength=gaps.size).reshape(gaps.shape)
     rankings = [_known_rank(y[:, k], p[:, k], sample) for k in range(labels)] if ranked else []
     parts: dict[str, list[FloatArray]] = {}
@@ -404,15 +336,15 @@ def _drawn_scores(y: FloatArray, p: FloatArray, sample: _PatientSample, *, ranke
     return {metric: np.concatenate(values, axis=1) for metric, values in parts.items()}
 
 
-def _known_rank(y: FloatArray, p: FloatArray, sample: _PatientSample) -> Ranking:
+def _known_rank(y: FloatArray, p: FloatArray, sample: PatientSums) -> Ranking:
     """Return the ranking of the rows where the label is known; y and p are `(N,)`."""
     known = ~np.isnan(y)
     if known.all():
-        return rank(positive(y), p, sample.code, sample.count)
-    return rank(positive(y[known]), p[known], sample.code[known], sample.count)
+        return rank(positive(y), p, sample.codes, sample.count)
+    return rank(positive(y[known]), p[known], sample.codes[known], sample.count)
 
 
-def _auc_differences(y: FloatArray, p: FloatArray, q: FloatArray, sample: _PatientSample) -> dict[str, Interval]:
+def _auc_differences(y: FloatArray, p: FloatArray, q: FloatArray, sample: PatientSums) -> dict[str, Interval]:
     labels = len(LABELS)
     rankings = [_known_rank(y[:, k], x[:, k], sample) for x in (p, q) for k in range(labels)]
     with ThreadPoolExecutor(labels) as threads:
@@ -428,8 +360,8 @@ def _auc_differences(y: FloatArray, p: FloatArray, q: FloatArray, sample: _Patie
         known = ~np.isnan(y[:, k])
         truth = positive(y[:, k])
         absent = absent_class(int(truth.sum()), int(known.sum()))
-        undefined = absent or _shortage(sample.count_with(known)) or _class_shortage(truth, sample.code, "with")
-        undefined = undefined or _class_shortage(~truth & known, sample.code, "without")
+        undefined = absent or patient_shortage(sample.count_with(known)) or sample.class_shortage(truth, "with")
+        undefined = undefined or sample.class_shortage(~truth & known, "without")
         intervals[name] = percentile_interval(None if absent else float(value[k]), drawn[k], undefined)
     return intervals
 
@@ -444,15 +376,3 @@ def percentile_interval(value: float | None, drawn: FloatArray, undefined: str |
         return Interval(value, None, None, None, undefined or "fewer than 2 draws")
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high), float(known.std(ddof=1)))
-
-
-def _shortage(patients: int) -> str | None:
-    return None if patients >= MIN_PATIENTS else f"no interval from {format_count(patients, 'patient')}"
-
-
-def _class_shortage(rows: npt.NDArray[np.bool_], code: npt.NDArray[np.int64], having: str) -> str | None:
-    """Return why there is no interval if too few patients have one of the `rows`, which are those with a label."""
-    patients = len(np.unique(code[rows]))
-    if patients >= MIN_IN_CLASS:
-        return None
-    return f"no interval from {format_count(patients, 'patient')} {having} the label"

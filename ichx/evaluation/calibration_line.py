@@ -10,14 +10,13 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy.special import expit, logit
 
-from ichx.evaluation.bootstrap import MIN_IN_CLASS, MIN_PATIENTS, Interval
+from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.metric import CLIP, FloatArray
+from ichx.evaluation.patient_sums import PatientSums
 from ichx.evaluation.scores import UNKNOWN_LABEL, positive
 from ichx.labels import LABELS
-from ichx.text import format_count
 
 Z: Final = 1.959963984540054
 """Of a 95 % interval."""
@@ -62,8 +61,8 @@ def calibration_line(
         return CalibrationLine(unknown, unknown, unknown, observed=float("nan"), predicted=float("nan"))
     y = truth.astype(np.float64)
     x = logit(np.clip(probabilities, CLIP, 1 - CLIP))
-    codes, names = pd.factorize(np.asarray(patients))
-    reason = _shortage(truth, codes, len(names))
+    sample = PatientSums(patients)
+    codes, reason = sample.codes, sample.shortage(truth)
     line = _fit(np.column_stack([np.ones_like(x), x]), y, np.zeros_like(x), codes)
     large = _fit(np.ones((len(x), 1)), y, x, codes)
     intercept, slope = (_interval(line, i, reason) for i in range(2))
@@ -160,13 +159,3 @@ def _interval(fitted: tuple[FloatArray, FloatArray] | None, index: int, reason: 
     if reason is not None:
         return Interval(value, None, None, None, reason)
     return Interval(value, value - Z * error, value + Z * error, error)
-
-
-def _shortage(truth: npt.NDArray[np.bool_], codes: npt.NDArray[np.int64], patients: int) -> str | None:
-    if patients < MIN_PATIENTS:
-        return f"no interval from {format_count(patients, 'patient')}"
-    for rows, having in ((truth, "with"), (~truth, "without")):
-        count = len(np.unique(codes[rows]))
-        if count < MIN_IN_CLASS:
-            return f"no interval from {format_count(count, 'patient')} {having} the label"
-    return None

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.errors import InvalidInputError
-from ichx.evaluation.bootstrap import DRAWS, DrawnRate, Interval, rate_intervals
+from ichx.evaluation.bootstrap import DrawnRate, Interval, rate_intervals
 from ichx.evaluation.metric import FloatArray
+from ichx.evaluation.patient_sums import DRAWS
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Final
 
 import numpy as np
 
-from ichx.evaluation.bootstrap import DRAWS, LEVEL
+from ichx.evaluation.bootstrap import LEVEL
 from ichx.evaluation.label_rows import LabelRows
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.patient_sums import PatientSums
+from ichx.evaluation.patient_sums import DRAWS, PatientSums
 
 GRID: Final = 101
 """Points of a band, from 0 to 1."""
@@ -84,7 +84,7 @@ _At = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
 def _banded(rows: LabelRows, rates: _Rates, at: _At, draws: int, *, starts_empty: bool) -> BandedCurve:
     thresholds = _thresholds(rows)
-    sample = PatientSums(rows.patients)
+    sample = PatientSums(rows.patients, draws)
     size = len(thresholds)
     cells = np.searchsorted(thresholds, rows.probabilities, "right").astype(np.int64)
     counts = [sample.counts(cells, size + 1, of) for of in (rows.truth, ~rows.truth)]
@@ -104,7 +104,7 @@ def _banded(rows: LabelRows, rates: _Rates, at: _At, draws: int, *, starts_empty
     low = high = np.full(GRID, np.nan)
     if (undefined := sample.shortage(rows.truth)) is None:
         tail = 100 * (1 - LEVEL) / 2
-        low, high = np.nanpercentile(sample.drawn(called, values, draws), [tail, 100 - tail], axis=1)
+        low, high = np.nanpercentile(sample.drawn(called, values), [tail, 100 - tail], axis=1)
     falling = thresholds[::-1]
     return BandedCurve(
         x[:, 0], y[:, 0], np.append(np.inf, falling) if starts_empty else falling, grid, low, high, undefined

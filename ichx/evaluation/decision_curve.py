@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ichx.errors import InvalidInputError
-from ichx.evaluation.bootstrap import DRAWS, Interval, percentile_interval
+from ichx.evaluation.bootstrap import Interval, percentile_interval
 from ichx.evaluation.choices import Pooling
 from ichx.evaluation.label_rows import label_rows
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.patient_sums import PatientSums
+from ichx.evaluation.patient_sums import DRAWS, PatientSums
 from ichx.evaluation.subgroup_scores import Predicted, Unit
 
 THRESHOLDS: Final = tuple(i / 100 for i in range(1, 100))
@@ -96,7 +96,7 @@ def decision_curve(
         raise InvalidInputError(f"Invalid prevalence: {prevalence}.", "Use a share between 0 and 1, e.g. 0.1.")
     if not len(truth):
         raise InvalidInputError("There is no row with a known label.", "Use a dataset with labels.")
-    sample = PatientSums(patients)
+    sample = PatientSums(patients, draws)
     cells = np.searchsorted(t, probabilities, "right").astype(np.int64)  # how many thresholds a row reaches
     counts = [sample.counts(cells, len(t) + 1, rows) for rows in (truth, ~truth)]
     called = np.concatenate([np.cumsum(of[::-1], axis=0)[::-1] for of in counts])  # row 0 of each: all rows
@@ -113,7 +113,7 @@ def decision_curve(
         return np.concatenate([model, everyone, model - np.maximum(everyone, 0)])
 
     point = benefits(called.sum(axis=1, keepdims=True))[:, 0]
-    drawn, short = sample.drawn(called, benefits, draws), sample.shortage(truth)
+    drawn, short = sample.drawn(called, benefits), sample.shortage(truth)
     absent = "the label never or always occurs" if truth.all() or not truth.any() else None
 
     def interval(row: int) -> Interval:

@@ -51,7 +51,8 @@ def read_ensemble_oof(project: "Project", ensemble: "Ensemble") -> EnsembleOof:
     current = first.truth.scored(blended).score
     if not np.isclose(current, recorded, rtol=0, atol=SCORE_TOLERANCE):
         raise _changed(ensemble, f"its predictions score {current:.5f}, the store has {recorded:.5f}")
-    return EnsembleOof(replace(first, probabilities=blended), ensemble.nested_score is not None)
+    blend = replace(first, probabilities=blended, study_probabilities=None)  # those are of the first member alone
+    return EnsembleOof(blend, ensemble.nested_score is not None)
 
 
 def _folds(project: "Project", ensemble: "Ensemble") -> list[int]:

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ichx.evaluation.bootstrap import DRAWS, Interval, percentile_interval
+from ichx.evaluation.bootstrap import Interval, percentile_interval
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.patient_sums import PatientSums
+from ichx.evaluation.patient_sums import DRAWS, PatientSums
 
 ALIKE: Final = "all readers give one value to every study"
 
@@ -63,9 +63,9 @@ def _interval(
     """Return the kappa of the totals of `columns` (N, C) with its interval; a reader saw the label in rows `seen`."""
     if not len(columns):
         return Interval(None, None, None, None, "no study was read by both")
-    sample = PatientSums(patients)
+    sample = PatientSums(patients, draws)
     sums = sample.sums(columns)
     value = float(kappa(sums.sum(axis=1, keepdims=True))[0, 0])
     if not np.isfinite(value):
         return Interval(None, None, None, None, ALIKE)
-    return percentile_interval(value, sample.drawn(sums, kappa, draws)[0], sample.shortage(seen))
+    return percentile_interval(value, sample.drawn(sums, kappa)[0], sample.shortage(seen))

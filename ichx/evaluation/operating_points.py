@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ichx.errors import NotReadyError
-from ichx.evaluation.bootstrap import DRAWS, percentile_interval
+from ichx.evaluation.bootstrap import percentile_interval
 from ichx.evaluation.call_scores import CallScores, call_scores
 from ichx.evaluation.label_rows import label_rows
+from ichx.evaluation.patient_sums import DRAWS
 from ichx.evaluation.subgroup_scores import Predicted
 from ichx.evaluation.subject import Subject
 from ichx.evaluation.subject_oof import subject_oof, table_digest

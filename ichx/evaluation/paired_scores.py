@@ -10,19 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ichx.evaluation.bootstrap import (
-    DRAWS,
-    MIN_IN_CLASS,
-    Interval,
-    ScoreDifference,
-    paired_difference,
-    percentile_interval,
-)
+from ichx.evaluation.bootstrap import Interval, ScoreDifference, paired_difference, percentile_interval
 from ichx.evaluation.choices import Pooling
 from ichx.evaluation.delong import DeLong, compare_areas
 from ichx.evaluation.label_rows import label_rows
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.patient_sums import PatientSums
+from ichx.evaluation.patient_sums import DRAWS, MIN_IN_CLASS, PatientSums
 from ichx.evaluation.scores import pool_studies
 from ichx.evaluation.subgroup_scores import Predicted, Unit
 from ichx.evaluation.threshold_file import ChosenThreshold
@@ -130,7 +123,7 @@ def rates(
     draws: int = DRAWS,
 ) -> list[Interval]:
     """Return the share of the rows `among` that are `hits`, for each; of two, also the second less the first."""
-    sample = PatientSums(patients)
+    sample = PatientSums(patients, draws)
     sums = sample.sums(np.stack([among, *(among & one for one in hits)], axis=1).astype(np.float64))
 
     def shares(totals: FloatArray) -> FloatArray:
@@ -143,7 +136,7 @@ def rates(
         return [Interval(None, None, None, None, "no such rows")] * len(values)
     count = int((sums[0] > 0).sum())
     few = None if count >= MIN_IN_CLASS else f"no interval from {format_count(count, 'patient')} with such rows"
-    drawn = sample.drawn(sums, shares, draws)
+    drawn = sample.drawn(sums, shares)
     return [
         percentile_interval(float(value), of, sample.shortage() or few) for value, of in zip(values, drawn, strict=True)
     ]

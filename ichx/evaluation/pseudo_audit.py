@@ -14,6 +14,7 @@ import pandas as pd
 
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.fold_labels import PSEUDO, FoldLabels, read_fold_labels
+from ichx.datasets.fold_masks import MASKS, masks_of_parts
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.pseudo_parts import AssignedFolds, different_folds
 from ichx.datasets.shared_patients import of_shared_patients
@@ -119,6 +120,26 @@ class PseudoAudit:
             )
         by = format_count(networks, "network")
         return f"{len(again.table):,} slices, computed again from {by} of fold {fold} alone", None
+
+    def masks(self, fold: int) -> tuple[str, None]:
+        """Check that the masks of `fold` are the recorded ones, of labelled slices, by networks without the fold."""
+        recorded = self.origin[MASKS]
+        masks = masks_of_parts(self.version)[self.version.dataset].read(self.project.workspace, fold)
+        labelled = set(self.labels.table["slice_id"][self.labels.table["fold"] == fold])
+        if others := sorted(set(masks.slice_ids) - labelled):
+            examples = format_examples(map(str, others), len(others))
+            raise WrongError(f"{format_count(len(others), 'mask')} of slices without labels in fold {fold}{examples}")
+        experiments = recorded["experiments"]
+        unknown = [n for n in experiments if f"{n}/{fold}" not in self.origin["by"]["networks"]]
+        if unknown or not experiments:
+            raise WrongError(f"no network of fold {fold} of experiment {', '.join(map(str, unknown))} is recorded")
+        self._networks(fold)
+        by = ", ".join(map(str, experiments))
+        return (
+            f"digest {masks.digest}, {format_count(len(masks.pngs), 'mask')} by fold {fold} of experiment {by} alone, "
+            "none scored",
+            None,
+        )
 
     def _source(self) -> PseudoSource:
         """Return the source as it was recorded."""

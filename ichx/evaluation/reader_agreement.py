@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.reader_labels import ReaderLabels
-from ichx.evaluation.bootstrap import DRAWS, Interval
+from ichx.evaluation.bootstrap import Interval
 from ichx.evaluation.kappa import cohen_kappa, fleiss_kappa
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.paired_scores import RateDifference, rate_difference, rates
+from ichx.evaluation.patient_sums import DRAWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

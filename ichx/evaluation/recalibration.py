@@ -17,10 +17,11 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from ichx.errors import InvalidInputError, NotReadyError, did_you_mean
-from ichx.evaluation.bootstrap import MIN_IN_CLASS, MIN_PATIENTS, Interval, mean_interval
+from ichx.evaluation.bootstrap import Interval, mean_interval
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_line, line_coefficients
 from ichx.evaluation.label_rows import LabelRows, label_rows
 from ichx.evaluation.metric import CLIP, FloatArray
+from ichx.evaluation.patient_sums import MIN_IN_CLASS, MIN_PATIENTS
 from ichx.evaluation.subgroup_scores import Predicted, Unit
 from ichx.labels import LABELS
 from ichx.text import format_count

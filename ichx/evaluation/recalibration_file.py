@@ -92,7 +92,7 @@ def find_recalibration(project: "Project", subject: Subject, name: str) -> Recal
     stored = stored_recalibrations(project, subject)
     found = next((one for one in stored if one.name == name), None)
     if found is None:
-        of = f"{'--ensemble ' if subject.ensemble else ''}{subject.number}"
+        of = subject.argument
         hint = did_you_mean(name, [one.name for one in stored])
         raise NotFoundError(
             f"There is no recalibration {name!r} of {subject}.",

@@ -10,11 +10,11 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ichx.evaluation.bootstrap import DRAWS, MIN_IN_CLASS, MIN_PATIENTS, Interval, percentile_interval
+from ichx.evaluation.bootstrap import Interval, percentile_interval
 from ichx.evaluation.choices import Pooling
 from ichx.evaluation.label_rows import label_rows
 from ichx.evaluation.metric import FloatArray
-from ichx.evaluation.patient_sums import PatientSums
+from ichx.evaluation.patient_sums import DRAWS, MIN_IN_CLASS, MIN_PATIENTS, PatientSums
 from ichx.evaluation.subgroup_scores import Predicted, Unit
 from ichx.text import format_count
 
@@ -72,7 +72,7 @@ def reliability_curve(
         bins: Number of bins; fewer if rows of equal probability do not split.
         draws: Draws of patients for the intervals.
     """
-    sample, cells = PatientSums(patients), _cells(probabilities, binning, bins)
+    sample, cells = PatientSums(patients, draws), _cells(probabilities, binning, bins)
     every = np.ones(len(truth), bool)
     counts = np.stack([sample.counts(cells, bins, rows) for rows in (truth, every)])
     filled = np.flatnonzero(counts[1].sum(axis=1))
@@ -83,7 +83,7 @@ def reliability_curve(
             found: FloatArray = totals[:size] / totals[size:]
         return found
 
-    drawn = sample.drawn(counts[:, filled].reshape(2 * size, -1), shares, draws) if size else np.empty((0, draws))
+    drawn = sample.drawn(counts[:, filled].reshape(2 * size, -1), shares) if size else np.empty((0, draws))
     short, found = sample.shortage(), []
     for of_draws, cell in zip(drawn, filled, strict=True):
         rows = cells == cell

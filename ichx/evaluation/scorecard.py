@@ -1,4 +1,4 @@
-"""An experiment's scores from its OOF predictions: per slice and per study, with intervals over patients."""
+"""Scores of experiments and ensembles from OOF predictions: per slice and per study, with intervals over patients."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from ichx.evaluation.bootstrap import Bootstrap, loss_interval, patient_bootstrap
 from ichx.evaluation.calibration_line import CalibrationLine, calibration_lines
-from ichx.evaluation.choices import Average, Pooling, Tta
+from ichx.evaluation.choices import Average, Pooling, Tta, check_tta
+from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import OofTable, read_oof
 from ichx.evaluation.scores import pool_studies, study_scores
@@ -29,9 +30,10 @@ class PartScores:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """All scores of an experiment over its finished folds."""
+    """All scores of an experiment or ensemble over its finished folds."""
 
-    experiment: int
+    experiment: int | None
+    """None for an ensemble."""
     name: str
     tta: Tta
     marks: tuple[str, ...]
@@ -45,6 +47,10 @@ class Scorecard:
     """Calibration of slices by label."""
     parts: dict[str, PartScores]
     """By part of a mixture, those that are scored; empty for other datasets."""
+    ensemble: int | None = None
+    """None for an experiment."""
+    nested: bool = True
+    """False for the in-sample predictions of an ensemble with a single fold."""
 
 
 def scorecard(
@@ -84,6 +90,33 @@ def scorecard(
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
         parts=part_scores(table, pooling),
+    )
+
+
+def ensemble_scorecard(project: "Project", number: int, *, pooling: Pooling = "max") -> Scorecard:
+    """Return all scores of ensemble `number` from the predictions that its creation saved.
+
+    Raises:
+        InvalidInputError: There is no such pooling, or the ensemble has no study probabilities of its own.
+        NotFoundError: There is no such ensemble.
+        IchxError: Its predictions are missing or have changed (see `read_ensemble_oof`).
+    """
+    ensemble = project.store.ensemble(number)
+    found = read_ensemble_oof(project, ensemble)
+    slices, studies = oof_scores(found.oof, pooling)
+    return Scorecard(
+        experiment=None,
+        name=ensemble.name or f"ensemble {number}",
+        tta=check_tta(ensemble.tta),
+        marks=marks(ensemble),
+        folds=found.oof.fold_scores,
+        slices=slices,
+        studies=studies,
+        left_out=found.oof.left_out,
+        calibration=calibration_lines(found.oof.labels, found.oof.probabilities, found.oof.patients),
+        parts=part_scores(found.oof, pooling),
+        ensemble=number,
+        nested=found.nested,
     )
 
 

@@ -16,10 +16,11 @@ from ichx.datasets.dataset import load_version
 from ichx.datasets.study_labels import has_study_labels, study_truth
 from ichx.datasets.subgroups import UNKNOWN, group_names, reported_fields
 from ichx.errors import InvalidInputError
-from ichx.evaluation.bootstrap import DRAWS, Interval, label_intervals, loss_interval
+from ichx.evaluation.bootstrap import Interval, label_intervals, loss_interval
 from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.metric import FloatArray
 from ichx.evaluation.oof import OofTable, read_oof
+from ichx.evaluation.patient_sums import DRAWS
 from ichx.evaluation.scores import checked, pool_studies, positive
 from ichx.labels import LABELS
 

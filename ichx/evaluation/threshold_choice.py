@@ -6,10 +6,10 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from ichx.errors import InvalidInputError
-from ichx.evaluation.bootstrap import DRAWS, draw_weights
 from ichx.evaluation.choices import Average, Pooling, Tta
 from ichx.evaluation.label_rows import LabelRows
 from ichx.evaluation.metric import FloatArray
+from ichx.evaluation.patient_sums import DRAWS, draw_weights
 from ichx.evaluation.subgroup_scores import Unit
 from ichx.labels import LABELS
 

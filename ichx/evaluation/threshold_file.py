@@ -73,7 +73,7 @@ def remove_threshold(project: "Project", subject: Subject, label: str, unit: Uni
         if found is None:
             raise NotFoundError(
                 f"There is no threshold of {label} per {unit} with tta {tta} for {subject}.",
-                f"`ichx threshold {'--ensemble ' if subject.ensemble else ''}{subject.number}` lists them.",
+                f"`ichx threshold {subject.argument}` lists them.",
             )
         _write(path, [one for one in stored if one is not found])
     return found
@@ -109,10 +109,9 @@ def stale_warnings(project: "Project", subject: Subject, stored: Sequence[Chosen
     ]
     if not stale:
         return []
-    of = f"{'--ensemble ' if subject.ensemble else ''}{subject.number}"
     return [
         f"The OOF predictions of {subject} have changed since its thresholds of {', '.join(stale)} were chosen. Choose "
-        f"them again: `ichx threshold {of}`."
+        f"them again: `ichx threshold {subject.argument}`."
     ]
 
 

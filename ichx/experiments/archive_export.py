@@ -18,6 +18,7 @@ from ichx import __version__
 from ichx.errors import ChangedDataError, ConflictError, StorageError
 from ichx.evaluation.member_outputs import member_id
 from ichx.experiment_files import RECORD_FILE
+from ichx.experiments.pinned_parts import describe_parts_of
 from ichx.files import atomic_write, check_suffix, check_writable, open_file
 from ichx.store import require_network
 from ichx.store.runs import LIVE_STATES
@@ -206,6 +207,8 @@ def describe(
     if not experiment.members:
         del index["members"]
     plain: dict[str, Any] = json.loads(json.dumps(index, default=_plain))
+    if parts := describe_parts_of(project.store, version):
+        plain["dataset"]["parts"] = parts
     return plain
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ichx.errors import MAX_NAME, NotReadyError
 from ichx.evaluation.choices import CALIBRATED
 from ichx.evaluation.member_outputs import member_id
+from ichx.experiments.pinned_parts import missing_dataset
 from ichx.experiments.register import image_facts
 from ichx.recipe import Recipe
 from ichx.store import EpochRecord, ExperimentDraft, ImportDraft, Note, PredictionDraft, Run, Selection, TuningInfo
-from ichx.text import escape, format_count
+from ichx.text import escape
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion, FoldSet, Store
@@ -95,7 +96,11 @@ def find_members(store: "Store", index: Mapping[str, Any]) -> list[int]:
 
 
 def pinned_version(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetVersion, FoldSet]":
-    """Return the dataset version and folds of this workspace with the same slices, labels and assignment."""
+    """Return the dataset version and folds of this workspace with the same slices, labels and assignment.
+
+    Raises:
+        NotReadyError: There is none; the error names the missing parts of a mixture and the commands that add them.
+    """
     same_labels = None
     wanted = (pinned["name"], pinned["version"])
     for dataset in store.datasets():
@@ -108,14 +113,8 @@ def pinned_version(store: "Store", pinned: Mapping[str, Any]) -> "tuple[DatasetV
             for fold_set in version.folds:
                 if fold_set.digest == pinned["fold_digest"]:
                     return version, fold_set
-    described = (
-        f"{pinned['name']} ({format_count(int(pinned['slices']), 'slice')}, labels {str(pinned['label_digest'])[:12]})"
-    )
     if same_labels is None:
-        raise NotReadyError(
-            f"The experiment was trained on the dataset {described}, which is not in this workspace.",
-            f"Add it first: `ichx data add {pinned['name']} PATH --labels CSV`.",
-        )
+        raise missing_dataset(store, pinned)
     raise NotReadyError(
         f"{same_labels.dataset} has the slices and labels of the experiment, but not its {pinned['folds']} folds "
         f"{pinned['fold_set']!r} (digest {str(pinned['fold_digest'])[:12]}).",

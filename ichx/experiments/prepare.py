@@ -1,8 +1,8 @@
 """Prepares an experiment for training on this machine: its recipe, slices, folds, cache and masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,10 +16,11 @@ from ichx.cache.hu_cache import Cache
 from ichx.cache.local_copy import with_local_copy
 from ichx.cache.mask_file import MaskCache
 from ichx.cache.mixture_cache import ensure_dataset_cache
-from ichx.cache.mixture_masks import ensure_dataset_masks
+from ichx.cache.mixture_masks import MixtureMasks, ensure_dataset_masks, ensure_fold_masks
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_masks, load_version
 from ichx.datasets.fold_labels import FoldLabels, read_fold_labels
+from ichx.datasets.fold_masks import masks_of_parts
 from ichx.datasets.patient_subset import EXCLUDED, subset_folds
 from ichx.datasets.study_labels import informative
 from ichx.errors import NotReadyError
@@ -125,6 +126,8 @@ class PreparedExperiment:
     """None if the network learns from labels alone."""
     fold_labels: FoldLabels | None = None
     """Labels that differ between folds, of slices that no fold validates on; None for none."""
+    fold_masks: Mapping[int, Mapping[int, MaskCache]] = field(default_factory=dict)
+    """Masks that differ between folds, by fold and number of the part."""
 
     def slices_of(self, fold: int) -> pd.DataFrame:
         """Return the slices with the labels that the training of the fold reads."""
@@ -134,12 +137,14 @@ class PreparedExperiment:
     def masks_of(self, fold: int) -> MaskCache | None:
         """Return the masks that the training of the fold reads.
 
-        A slice whose pseudo-labels are all 0, i.e. hard, has an empty mask. The masks of others are unknown.
+        A slice whose pseudo-labels are all 0, i.e. hard, has an empty mask. Those of others are pseudo-masks of this
+        fold's networks, or unknown.
         """
         if self.masks is None or self.fold_labels is None:
             return self.masks
         labels = self.fold_labels.of_fold(fold, self.data.slices["slice_id"].to_numpy(object))
-        masks = copy(self.masks)
+        own = self.fold_masks.get(fold, {})
+        masks = self.masks.with_parts(own) if isinstance(self.masks, MixtureMasks) else copy(self.masks)
         masks.known = masks.known | (labels == 0).all(axis=1)
         return masks
 
@@ -245,7 +250,8 @@ def prepare_experiment(
         callbacks.note(f"the folds {fold_set.name} split {split}; every score on them is marked `leaky folds`")
     masks = _open_masks(workspace, data, plugin, recipe, cache, callbacks)
     labels = read_fold_labels(workspace, version)
-    return PreparedExperiment(project, experiment, plugin, recipe, data, cache, folds, masks, labels)
+    of_folds = {} if masks is None else _open_fold_masks(workspace, data, cache, fold_set.k, callbacks)
+    return PreparedExperiment(project, experiment, plugin, recipe, data, cache, folds, masks, labels, of_folds)
 
 
 def training_data(
@@ -274,7 +280,8 @@ def training_data(
 
 def learns_masks(plugin: "Plugin", recipe: Recipe, version: "DatasetVersion") -> bool:
     """Return whether a network of `plugin`, trained by `recipe` on `version`, learns masks."""
-    return plugin.masks and recipe.model.mask_weight > 0 and "masks" in version.summary
+    drawn = "masks" in version.summary or bool(masks_of_parts(version))
+    return plugin.masks and recipe.model.mask_weight > 0 and drawn
 
 
 def _open_masks(
@@ -291,14 +298,22 @@ def _open_masks(
             reason = f"{data.version.dataset} has no masks" if plugin.masks else f"{plugin.name} predicts no masks"
             callbacks.note(f"{reason}: model.mask_weight has no effect, only labels are learned")
         return None
-    masks = load_masks(workspace, data)
-    assert masks is not None  # the version has them
-    return ensure_dataset_masks(
-        cache,
-        masks,
-        data,
-        progress=lambda done, total: callbacks.phase(f"masks at {cache.spec.size} px", done, total),
-    )
+    masks = load_masks(workspace, data) or {}  # a mixture may have pseudo-masks alone
+    return ensure_dataset_masks(cache, masks, data, progress=partial(callbacks.phase, _mask_phase(cache)))
+
+
+def _open_fold_masks(
+    workspace: "Workspace", data: LoadedDataset, cache: Cache, folds: int, callbacks: "Callbacks"
+) -> dict[int, dict[int, MaskCache]]:
+    """Return the pseudo-masks of all folds, so that the trainings of folds need not build them."""
+    if not masks_of_parts(data.version):
+        return {}
+    progress = partial(callbacks.phase, f"pseudo-{_mask_phase(cache)}")
+    return ensure_fold_masks(workspace, cache, data, range(folds), progress=progress)
+
+
+def _mask_phase(cache: Cache) -> str:
+    return f"masks at {cache.spec.size} px"
 
 
 def open_cache(workspace: "Workspace", data: LoadedDataset, recipe: Recipe, callbacks: "Callbacks") -> Cache:

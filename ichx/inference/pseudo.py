@@ -8,43 +8,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from ichx import __version__
-from ichx.datasets.catalog import write_catalog, write_parquet
-from ichx.datasets.dataset import (
-    CATALOG_FILE,
-    DEFAULT_FOLDS,
-    LoadedDataset,
-    folds_file,
-    load_catalog,
-    load_folds,
-    load_version,
-)
-from ichx.datasets.fold_labels import PSEUDO, TRANSDUCTIVE, FoldLabels, training_label_digest
+from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
+from ichx.datasets.fold_labels import PSEUDO, TRANSDUCTIVE
+from ichx.datasets.fold_masks import MASKS
 from ichx.datasets.fold_numbers import TRAIN_ONLY
-from ichx.datasets.folds import fold_digest
-from ichx.datasets.new_version import check_name, store_version
-from ichx.datasets.overlap import load_identity, write_identity
+from ichx.datasets.new_version import check_name
 from ichx.datasets.pseudo_parts import labelled_parts
 from ichx.datasets.shared_patients import of_shared_patients
-from ichx.datasets.summary import summarize
 from ichx.errors import ConflictError, InvalidInputError, NotReadyError
 from ichx.evaluation.choices import views_of
-from ichx.evaluation.nested_score import FittedBlend
-from ichx.evaluation.pseudo_blends import blends_without_each_fold, write_blends
+from ichx.evaluation.pseudo_blends import blends_without_each_fold
 from ichx.evaluation.pseudo_labels import ROLE, LabelRule, count_labels, find_source, pseudo_labels
+from ichx.evaluation.pseudo_masks import MaskRule
 from ichx.evaluation.subject import Subject
 from ichx.inference.member_predictions import predict_dataset_by_fold
+from ichx.inference.pseudo_masks import PredictedMasks, mask_members, predict_masks, requested_masks
 from ichx.inference.pseudo_request import parse_source
+from ichx.inference.pseudo_version import CreatedLabels, store_labels, stored_masks
 from ichx.inference.ready_model import ReadyModel, ready_model
 from ichx.inference.trained import InferenceOptions
 from ichx.labels import LABELS
-from ichx.store import DatasetVersion, FoldDraft, VersionDraft
+from ichx.store import DatasetVersion
 from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:
@@ -66,6 +55,8 @@ class PseudoRequest:
     transductive: bool = False
     """Allow patients of test sets, which marks every later score."""
     options: InferenceOptions = field(default_factory=InferenceOptions)
+    masks: MaskRule | None = None
+    """The pixels that are labelled, too; None for no masks."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +85,13 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
         InvalidInputError: A name or a number is invalid, or no slice is kept.
         NotFoundError: A dataset, an experiment or an ensemble does not exist.
         NotReadyError: A fold is not finished.
+        UnsupportedError: Masks are requested, and no network predicts some.
         ConflictError: The name is taken, or patients are in the labelled data or in a test set.
     """
     _check_name(project, request)
     model = _ready(project, request, callbacks.note)
+    if request.masks is not None:
+        mask_members(project, model)  # raises before anything is predicted
     source = find_source(
         project,
         *parse_source(request.by),
@@ -158,10 +152,38 @@ def create_pseudo_labels(project: "Project", request: PseudoRequest, *, callback
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "ichx": __version__,
     }
+    predicted = None
+    if request.masks is not None:
+        started = time.monotonic()
+        predicted = _masks(project, request, model, data, CreatedLabels(labels, None, origin), callbacks)
+        origin |= {MASKS: predicted.origin}
+        warnings += predicted.warnings
+        seconds += time.monotonic() - started
     inherited = bool(trained.summary.get(TRANSDUCTIVE))
-    made = _Labels(labels, source.blends, origin, transductive=bool(tested) or inherited)
-    version, created = _store(project, request.name, data, made)
+    made = CreatedLabels(
+        labels, source.blends, origin, bool(tested) or inherited, predicted.by_fold if predicted else {}
+    )
+    version, created = store_labels(project, request.name, data, made)
+    if predicted is not None:
+        predicted.remove_parts()
     return PseudoReport(version, created, tuple(counts), seconds, tuple(warnings))
+
+
+def _masks(
+    project: "Project",
+    request: PseudoRequest,
+    model: ReadyModel,
+    data: LoadedDataset,
+    made: CreatedLabels,
+    callbacks: "Callbacks",
+) -> PredictedMasks:
+    """Return masks for the labels in `made`: those of the newest version if they are the same, or new ones."""
+    assert request.masks is not None
+    requested = requested_masks(mask_members(project, model), model, request.masks)
+    stored = stored_masks(project, request.name, made.origin, requested)
+    if stored is not None:
+        return PredictedMasks(*stored)
+    return predict_masks(project, model, data, made.labels, request.masks, callbacks)
 
 
 def _check_name(project: "Project", request: PseudoRequest) -> None:
@@ -253,62 +275,3 @@ def _check_kept(request: PseudoRequest, counts: list[dict[str, Any]]) -> list[st
         if lacking:
             warnings.append(f"No kept slice is {what} for {', '.join(lacking)}.")
     return warnings
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """What a version consists of besides the slices."""
-
-    labels: FoldLabels
-    blends: dict[int, FittedBlend] | None
-    origin: dict[str, Any]
-    transductive: bool
-
-
-def _store(project: "Project", name: str, data: LoadedDataset, made: _Labels) -> tuple[DatasetVersion, bool]:
-    """Store a version with labels, unless the newest one has the same ones of the same origin."""
-    of = data.version
-    catalog = load_catalog(project.workspace, of)
-    catalog = catalog.assign(**dict.fromkeys(LABELS, np.float32(np.nan)))
-    slices = data.slices.assign(**dict.fromkeys(LABELS, np.float32(np.nan)))
-    folds = np.full(len(slices), TRAIN_ONLY, np.int16)
-    digest = fold_digest(slices["slice_id"].to_numpy(object), folds)
-    summary = summarize(catalog) | {key: of.summary[key] for key in ("keep_ids", "group_by") if key in of.summary}
-    summary |= {PSEUDO: made.origin, TRANSDUCTIVE: made.transductive}
-    draft = VersionDraft(
-        dataset=name,
-        test_of=None,
-        source=of.source,
-        path="",
-        digest=of.digest,
-        label_digest=training_label_digest(slices, made.labels),
-        slices=of.slices,
-        patients=of.patients,
-        defects=of.defects,
-        sample=None,
-        summary=summary,
-        folds=(FoldDraft(DEFAULT_FOLDS, int(made.origin["folds"]), 0, digest),),
-    )
-    exists = any(dataset.name == name for dataset in project.store.datasets())
-    latest = project.store.version(name) if exists else None
-    if latest is not None and _same(latest, draft):
-        return latest, False
-
-    def write(folder: Path) -> None:
-        write_catalog(catalog, folder / CATALOG_FILE)
-        by_patient = pd.DataFrame({"patient": slices["patient"], "fold": folds}).drop_duplicates()
-        write_parquet(by_patient, folder / folds_file(DEFAULT_FOLDS))
-        made.labels.write(folder)
-        write_identity(load_identity(project.workspace, of), folder)
-        if made.blends is not None:
-            write_blends(folder, made.blends)
-
-    return store_version(project, draft, 1 if latest is None else latest.number + 1, write), True
-
-
-def _same(latest: DatasetVersion, draft: VersionDraft) -> bool:
-    """Return whether two versions differ in nothing but the time."""
-    timeless = ({**version.summary[PSEUDO], "created": "", "ichx": ""} for version in (latest, draft))
-    first, second = timeless
-    same_files = (latest.digest, latest.label_digest) == (draft.digest, draft.label_digest)
-    return same_files and first == second and latest.summary[TRANSDUCTIVE] == draft.summary[TRANSDUCTIVE]

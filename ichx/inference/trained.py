@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import torch
 
 from ichx.datasets.dataset import load_version
 from ichx.errors import ChangedDataError, DivergedError, NotReadyError
@@ -23,9 +26,13 @@ from ichx.training.control import Control
 from ichx.training.device import Hardware, choose_inference_hardware, isolated_torch_settings, loader_workers
 from ichx.training.feed import InferenceFeed, Rows
 from ichx.training.mean_network import trained_network
+from ichx.training.memory import MicroBatcher
 from ichx.training.prediction import Logits, PredictionTask, Predictor
+from ichx.training.run_options import INFERENCE_BATCH
 from ichx.training.runtime import Runtime
+from ichx.training.slice_feed import SliceFeed
 from ichx.training.weights import load_exactly
+from ichx.views import HFLIP, IDENTITY
 
 if TYPE_CHECKING:
     from ichx.plugins import Plugin
@@ -131,9 +138,10 @@ class FoldNetworks:
 
     def __init__(self, trained: Trained, hardware: Hardware, workers: int, note: Callable[[str], None]) -> None:
         self.trained, self.hardware, self.workers = trained, hardware, workers
-        runtime = Runtime(hardware)
-        self._model = runtime.prepare(trained_network(trained.recipe, trained.plugin.build))
-        self._predictor = Predictor(runtime, Control(callbacks=_Notes(note)))
+        self._runtime = Runtime(hardware)
+        self._model = self._runtime.prepare(trained_network(trained.recipe, trained.plugin.build))
+        self._predictor = Predictor(self._runtime, Control(callbacks=_Notes(note)))
+        self._batcher = MicroBatcher(note)
 
     def load(self, fold: int) -> None:
         """Load the weights of `fold`. Raises `CorruptFileError` if they do not fit the network."""
@@ -149,6 +157,44 @@ class FoldNetworks:
                 "Its weights are damaged, or too large for this precision.",
             )
         return found
+
+    @torch.inference_mode()
+    def mask_probabilities(self, feed: SliceFeed, rows: Rows, *, mirrored: bool) -> npt.NDArray[np.float32]:
+        """Return the probabilities of the subtypes `(N, E, E, 5)` in each pixel that the network reads of `rows`.
+
+        Args:
+            feed: The slices.
+            rows: Those to predict.
+            mirrored: Average with the mirror image, mirrored back.
+
+        Raises:
+            DivergedError: Some are not finite.
+        """
+        device, found = self._runtime.device, list[npt.NDArray[np.float32]]()
+        self._model.eval()
+        for batch in feed.inference_batches(rows, batch=INFERENCE_BATCH):
+            views = [feed.inputs(batch, device, view=view).images for view in (IDENTITY, HFLIP)[: 1 + mirrored]]
+            done = 0
+            while left := len(batch.rows) - done:
+                part = self._batcher.run(left, partial(self._first_masks, [images[done:] for images in views]))
+                found.append(part.permute(0, 2, 3, 1).cpu().numpy())
+                done += len(part)
+        probabilities = np.concatenate(found)
+        if not np.isfinite(probabilities).all():
+            raise DivergedError(
+                f"Experiment {self.trained.experiment.number} predicts masks that are not finite.",
+                "Its weights are damaged, or too large for this precision.",
+            )
+        return probabilities
+
+    def _first_masks(self, views: Sequence[torch.Tensor], parts: list[slice]) -> torch.Tensor:
+        """Return the mean probabilities `(N, 5, E, E)` of the first of `parts`; the second of `views` is mirrored."""
+        found = []
+        for number, images in enumerate(views):
+            with self._runtime.autocast():
+                _, pixels = self._model(images[parts[0]], masks=True)
+            found.append(torch.sigmoid(pixels.float()).flip(-1) if number else torch.sigmoid(pixels.float()))
+        return torch.stack(found).mean(dim=0)
 
 
 class _Notes(Callbacks):

@@ -56,7 +56,7 @@ class ScoredPredictions:
 
     published: PublishedPredictions
     card: Scorecard
-    """The scores as `ichx scores` computes them; of an ensemble with its number as `experiment`."""
+    """The scores as `ichx scores` computes them."""
     subgroups: tuple[SubgroupScores, ...]
     """Of `any`, per study."""
     calls: tuple[AppliedThreshold, ...]
@@ -160,7 +160,7 @@ def scored_predictions(
     table = published.table
     slices, studies = oof_scores(table, published.pooling)
     card = Scorecard(
-        experiment=published.subject.number,
+        experiment=None if published.subject.ensemble else published.subject.number,
         name=published.name,
         tta=check_tta(published.tta),
         marks=published.marks,
@@ -170,6 +170,8 @@ def scored_predictions(
         left_out=table.left_out,
         calibration=calibration_lines(table.labels, table.probabilities, table.patients),
         parts=part_scores(table, published.pooling),
+        ensemble=published.subject.number if published.subject.ensemble else None,
+        nested=published.nested,
     )
     with_groups = published.predicted.slices
     names, missing = fields_with_values(with_groups, fields, required=False)

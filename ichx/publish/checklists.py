@@ -49,7 +49,7 @@ def artefacts(facts: CardFacts) -> dict[str, Artefact]:
     """Return what is available for this model, by the keys of the items."""
     published, about = facts.published, facts.about
     subject, version = published.subject, published.data.version
-    of = f"--ensemble {subject.number}" if subject.ensemble else str(subject.number)
+    of = subject.argument
     recipes = [one.experiment.number for one in facts.networks if one.recipe is not None]
     found = {
         "data": "[data](card.md#data)",

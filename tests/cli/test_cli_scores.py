@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import SHORT, Program
 
+from ichx.evaluation.ensemble_oof import read_ensemble_oof
 from ichx.evaluation.oof import read_oof
 from ichx.evaluation.scores import slice_scores, study_scores
 from ichx.labels import LABELS
@@ -42,6 +43,43 @@ def test_scores_per_slice_and_per_study(ichx: Program, trained_copy: Path, tta: 
         for of_label in expected.labels:
             assert found["labels"][of_label.label]["auc"]["value"] == of_label.auc
             assert found["labels"][of_label.label]["brier"]["value"] == of_label.brier
+
+
+@pytest.mark.usefixtures("intervals_of_few")
+def test_scores_of_an_ensemble_are_those_of_its_nested_predictions(ichx: Program, trained_copy: Path) -> None:
+    assert ichx("ensemble", "--members", "1,2", "--method", "convex", "--tta", "none", cwd=trained_copy).code == 0
+    done = ichx("scores", "--ensemble", 1, "--json", cwd=trained_copy)
+    assert (done.code, done.err) == (0, "")
+    card = json.loads(done.out)
+    workspace = open_workspace(trained_copy)
+    with open_store(workspace) as store:
+        ensemble = store.ensemble(1)
+        blend = read_ensemble_oof(Project(workspace, store), ensemble).oof
+    assert (card["experiment"], card["ensemble"], card["tta"], card["nested"]) == (None, 1, "none", True)
+    assert card["slices"]["scores"]["log_loss"] == pytest.approx(ensemble.nested_score, abs=1e-5)
+    expected = study_scores(blend.labels, blend.probabilities, blend.studies, "noisy_or")
+    pooled = json.loads(ichx("scores", "--ensemble", 1, "--pooling", "noisy_or", "--json", cwd=trained_copy).out)
+    assert pooled["studies"]["scores"]["log_loss"] == expected.log_loss
+    groups = json.loads(ichx("scores", "--ensemble", 1, "--by", "step", "--json", cwd=trained_copy).out)
+    (of_slices,) = [one for one in groups if one["unit"] == "slice"]
+    assert sum(group["rows"] for group in of_slices["groups"]) == len(blend.labels)
+    loss = sum(group["rows"] * group["log_loss"]["value"] for group in of_slices["groups"]) / len(blend.labels)
+    assert loss == pytest.approx(card["slices"]["scores"]["log_loss"])
+    curves = json.loads(ichx("scores", "--ensemble", 1, "--reliability", "--json", cwd=trained_copy).out)
+    assert curves["slice"]["any"]["rows"] == len(blend.labels)
+    assert "ensemble 1, tta none, nested, per slice" in ichx("scores", "--ensemble", 1, cwd=trained_copy).out
+    rows = ichx("scores", "--ensemble", 1, "--by", "step", "--csv", cwd=trained_copy).out.splitlines()
+    assert rows[0].startswith("field,unit,group")
+
+
+def test_bad_ensembles_of_scores(ichx: Program, trained_copy: Path) -> None:
+    ichx("scores", "--ensemble", 9, "--json", cwd=trained_copy).check_error("not_found", "9")
+    ichx("scores", "--json", cwd=trained_copy).check_error("usage", "--ensemble")
+    ichx("scores", 1, "--ensemble", 1, "--json", cwd=trained_copy).check_error("usage", "--ensemble")
+    ichx("scores", "--ensemble", 1, "--tta", "hflip", "--json", cwd=trained_copy).check_error("usage", "--tta")
+    assert ichx("ensemble", "--members", "1,2", "--method", "mean", cwd=trained_copy).code == 0
+    learnt = ichx("scores", "--ensemble", 1, "--pooling", "learnt", "--json", cwd=trained_copy)
+    learnt.check_error("unsupported", "study probability")
 
 
 def test_tables_of_scores(ichx: Program, trained_copy: Path) -> None:

@@ -10,6 +10,7 @@ from dicom_files import write_ct
 from ichx.datasets.add import AddReport, AddRequest, add_dataset
 from ichx.datasets.catalog import hash_ids
 from ichx.datasets.dataset import load_dataset
+from ichx.datasets.label_sheet import SheetColumns
 from ichx.datasets.overlap import IDENTITY_FILE, identity_keys, load_identity, matching_patients, matching_slices
 from ichx.project import Project
 from ichx.store import open_store
@@ -54,6 +55,18 @@ def test_patients_of_another_dataset_are_reported(project: Project, tmp_path: Pa
     assert overlaps(add(project, "rsna", rsna, keep_ids=not keep_ids))[0].startswith(
         "4 of 4 patients are also in other"
     )
+
+
+def test_patients_of_the_training_set_are_recognized_by_ids_of_publications(project: Project, tmp_path: Path) -> None:
+    """The test set has no id of the training set in its headers, but the number of CQ500 in a folder."""
+    write(tmp_path / "train" / "CQ500CT12 CQ500CT12", "a0", "anonymous 1", "1.2.3")
+    (tmp_path / "labels.csv").write_text("SOPInstanceUID,any\na0,1\n")
+    columns = SheetColumns("SOPInstanceUID")
+    add(project, "train", tmp_path / "train", labels=tmp_path / "labels.csv", columns=columns, folds=0)
+    write(tmp_path / "test" / "CQ500-CT-12", "b0", "renamed", "4.5.6")
+    write(tmp_path / "test" / "CQ500-CT-13", "b1", "new", "7.8.9")
+    (line,) = overlaps(add(project, "test", tmp_path / "test", test_of="train"))
+    assert line.startswith("0 slices and 1 patient are also in train")
 
 
 def test_versions_without_a_file_of_ids_are_compared(project: Project, tmp_path: Path) -> None:

@@ -5,18 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ichx.evaluation.bootstrap import (
-    LEVEL,
-    MIN_FOR_ERROR,
-    MIN_IN_CLASS,
-    MIN_PATIENTS,
-    draw_weights,
-    loss_interval,
-    mean_error,
-    paired_difference,
-    patient_bootstrap,
-)
+from ichx.evaluation.bootstrap import LEVEL, loss_interval, mean_error, paired_difference, patient_bootstrap
 from ichx.evaluation.metric import score, weighted_row_losses
+from ichx.evaluation.patient_sums import MIN_FOR_ERROR, MIN_IN_CLASS, MIN_PATIENTS, draw_weights
 from ichx.evaluation.scores import LABEL_METRICS, slice_scores
 from ichx.labels import LABELS
 

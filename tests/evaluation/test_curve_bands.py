@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
-from ichx.evaluation.bootstrap import draw_weights
 from ichx.evaluation.curve_bands import GRID, THRESHOLDS, precision_recall_band, roc_band
 from ichx.evaluation.label_rows import LabelRows
+from ichx.evaluation.patient_sums import draw_weights
 
 
 def made(count: int = 240, patients: int = 60, *, levels: int | None = None, seed: int = 0) -> LabelRows:

@@ -16,10 +16,13 @@ from running_programs import start_held
 from ichx.cache.hu_cache import CACHE_FILE, Cache
 from ichx.cache.mixture_cache import plan_dataset_caches
 from ichx.cache.recipe_caches import recipe_spec
+from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset, load_folds, load_masks
+from ichx.datasets.mask_png import decode_mask
 from ichx.datasets.mix import ensure_joint, mix_datasets
 from ichx.datasets.mix_request import MixRequest, PartRequest
+from ichx.datasets.sources import SourceFiles, read_source_slice
 from ichx.errors import ConflictError
 from ichx.evaluation.audit import audit
 from ichx.evaluation.checks import WrongError
@@ -133,6 +136,32 @@ def test_the_masks_are_those_of_the_parts(mixed: Project) -> None:
     others = prepared.data.slices["part"] != "site-a"
     negative = ~(prepared.data.slices["any"] > 0.5)
     assert np.array_equal(prepared.masks.known[others], negative[others])
+
+
+@pytest.mark.parametrize("centre", ["none", "slice", "series"])
+def test_the_masks_of_a_mixture_move_with_its_slices(mixed: Project, centre: str) -> None:
+    """Expected from the files alone: centres of heads, the median of a series, and the drawn masks."""
+    prepared = prepare_experiment(
+        mixed, register(mixed, "mixed", "tiny_unet", f"input.centre={centre}", "input.size=64"), RunCallbacks()
+    )
+    data = load_dataset(mixed, "site-a")
+    drawn = load_masks(mixed.workspace, data)
+    assert drawn is not None
+    assert prepared.masks is not None
+    files = SourceFiles(data.source, data.slices)
+    slices = [read_source_slice(file).hu for file in files.select(range(len(data.slices)))]
+    centres = pd.DataFrame([head_centre(hu) for hu in slices])
+    medians = centres.groupby(data.slices["series"].to_numpy()).transform("median")
+    assert (centres - medians).abs().to_numpy().max() > 1, "the slices of a series differ"
+    rows = {name: row for row, name in enumerate(prepared.data.slices["slice_id"])}
+    for row, png in drawn.items():
+        mask = decode_mask(png)
+        if centre != "none":
+            mask = shift_to_centre(mask, tuple((centres if centre == "slice" else medians).iloc[row]), 0)
+        found = prepared.masks.read(rows[data.slices["slice_id"][row]])
+        assert found is not None
+        assert np.array_equal(found, mask)
+    assert drawn
 
 
 def test_trained_scored_and_audited(mixed: Project, tmp_path: Path) -> None:

@@ -279,3 +279,5 @@ def test_changed_labels_are_noticed(place: Project) -> None:
     path.unlink()
     with pytest.raises(ChangedDataError, match="missing"):
         read_fold_labels(place.workspace, version)
+    assert not created(place).created
+    assert labels_of(place).digest == version.summary["pseudo"]["digest"], "the same labels are written again"

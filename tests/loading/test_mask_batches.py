@@ -48,7 +48,7 @@ class Data:
     def caches(self, centre: str, size: int = 48) -> tuple[Cache, MaskCache]:
         spec = CacheSpec(size, centre, "bilinear")
         cache = ensure_cache(self.folder, "d", self.source, self.slices, spec, processes=1)
-        return cache, ensure_masks(cache, self.pngs, "digest", self.source, self.slices, processes=1)
+        return cache, ensure_masks(cache, self.pngs, "digest", self.source, self.slices)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_pixels_from_outside_are_background(shown: Data) -> None:
     data = dataclasses.replace(shown, pngs=full)
     spec = CacheSpec(48, "none", "bilinear")
     cache = ensure_cache(data.folder, "d", data.source, data.slices, spec, processes=1)
-    masks = ensure_masks(cache, full, "full", data.source, data.slices, processes=1)
+    masks = ensure_masks(cache, full, "full", data.source, data.slices)
     loader = SliceLoader(cache, data.slices, recipe(rotate=45.0), masks=masks)
     (batch,) = loader.training_batches(np.arange(6), ADDRESS)
     assert batch.masks is not None

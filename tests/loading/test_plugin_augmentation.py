@@ -81,7 +81,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, pd.DataFrame,
     slices["series"] = [f"series{index // 3}" for index in range(18)]
     cache = ensure_cache(root, "d", root / "source", slices, CacheSpec(48, "series", "bilinear"), processes=1)
     pngs = {row: imagecodecs.png_encode((images[row] > -500).astype(np.uint8)) for row in range(0, 18, 2)}
-    return cache, slices, ensure_masks(cache, pngs, "digest", root / "source", slices, processes=1)
+    return cache, slices, ensure_masks(cache, pngs, "digest", root / "source", slices)
 
 
 def samples(loader: SliceLoader, rows: np.ndarray = ROWS, **options: Any) -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -9,9 +9,9 @@ import pytest
 from report_pages import COMPLETE, Page, parse, train
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score, roc_curve
 
-from ichx.evaluation.bootstrap import DRAWS, draw_weights
 from ichx.evaluation.metric import CLIP
 from ichx.evaluation.oof import OofTable
+from ichx.evaluation.patient_sums import DRAWS, draw_weights
 from ichx.labels import LABELS
 from ichx.project import Project
 from ichx.report.build import render

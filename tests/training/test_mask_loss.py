@@ -43,6 +43,14 @@ def test_unknown_masks_teach_nothing() -> None:
     assert not logits.grad[1].any()
     assert logits.grad[0].any()
     torch.testing.assert_close(mask_loss(logits, with_unknown), mask_loss(logits[[0, 2]], masks[[0, 2]]))
+    few = masks.clone()
+    few[:, :3] = UNKNOWN_MASK  # the first rows of every slice
+    logits.grad = None
+    mask_loss(logits, few).backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, :, :3].any()
+    assert logits.grad[:, :, 3:].all()
+    torch.testing.assert_close(mask_loss(logits, few), mask_loss(logits[:, :, 3:], masks[:, 3:]))
     nothing = mask_loss(logits, torch.full_like(masks, UNKNOWN_MASK))
     assert nothing.item() == 0
     nothing.backward()
