@@ -39,6 +39,7 @@ _RETRY_SECONDS: Final = (0.1, 0.3, 0.6)
 _BLOCK: Final = 1 << 20
 """Bytes of one read call."""
 
+FOLDER_REMEDY: Final = "Name a folder that can be written: --out."
 REMEDY: Final = "Free some space or make the folder writable, then run the command again."
 
 

@@ -19,7 +19,8 @@ from ichx.cli.parameters import (
     parse_subject,
 )
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import parse_fields
+from ichx.cli.subgroup_tables import check_fields, parse_fields
+from ichx.files import FOLDER_REMEDY, check_writable
 
 
 def card(
@@ -55,6 +56,9 @@ def card(
         subject.require(project)
         for dataset in datasets or ():
             project.store.dataset(dataset)
+        if out is not None:
+            check_writable(out / "card.md", "the model card", remedy=FOLDER_REMEDY)
+        check_fields(fields)
         from ichx.cli.live import LiveView
         from ichx.inference.trained import InferenceOptions
         from ichx.publish.card import read_card, write_card

@@ -34,7 +34,7 @@ from ichx.cli.parameters import (
 from ichx.cli.placement import PlacementOptions, placed
 from ichx.cli.scores import print_scores, print_scores_csv
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import known_fields, parse_fields, print_subgroups, print_subgroups_csv
+from ichx.cli.subgroup_tables import check_fields, known_fields, parse_fields, print_subgroups, print_subgroups_csv
 from ichx.cli.threshold import print_calls
 from ichx.text import format_count
 
@@ -137,6 +137,7 @@ def evaluate(
         for file, suffixes in ((out, None), (page, (".html",))):
             if file is not None:
                 check_out(file, suffixes)
+        check_fields(fields)
         written, groups = [], list[SubgroupScores]()
         with LiveView() as view:
             options = InferenceOptions(tta or "none", selected, device, workers, precision, average or "logit")

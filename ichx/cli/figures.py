@@ -20,7 +20,8 @@ from ichx.cli.parameters import (
     parse_subject,
 )
 from ichx.cli.session import session
-from ichx.cli.subgroup_tables import parse_fields
+from ichx.cli.subgroup_tables import check_fields, parse_fields
+from ichx.files import FOLDER_REMEDY, check_writable
 from ichx.labels import ANY
 
 ExternalDataset = Annotated[
@@ -59,6 +60,8 @@ def figures(
         subject.require(project)
         if dataset is not None:
             project.store.dataset(dataset)
+        check_writable(out / f"roc.{format}", "the figures", remedy=FOLDER_REMEDY)
+        check_fields(fields)
         from ichx.cli.live import LiveView
         from ichx.inference.trained import InferenceOptions
         from ichx.publish.figures import FigureRequest, write_figures

@@ -20,6 +20,14 @@ def parse_fields(texts: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(name for text in texts or () for part in text.split(",") if (name := part.strip())))
 
 
+def check_fields(fields: Sequence[str]) -> None:
+    """Raise `InvalidInputError` if a field is unknown, before anything is predicted."""
+    from ichx.datasets.subgroups import check_field
+
+    for field in fields:
+        check_field(field)
+
+
 def known_fields(predicted: "Predicted", fields: Sequence[str]) -> list[str]:
     """Return the `fields` that some slice has; warn of the others. Raises like `fields_with_values`."""
     from ichx.datasets.subgroups import fields_with_values

@@ -42,9 +42,7 @@ def group_names(slices: pd.DataFrame, field: str) -> npt.NDArray[np.object_]:
         InvalidInputError: There is no such field.
         NotReadyError: No slice has it.
     """
-    if field not in FIELDS:
-        hint = did_you_mean(field, list(FIELDS))
-        raise InvalidInputError(f"Unknown field: {field!r}.", f"{hint}Use one of {', '.join(FIELDS)}.")
+    check_field(field)
     found = FIELDS[field](slices).to_numpy(object)
     if len(found) and (found == UNKNOWN).all():
         known = [name for name, grouping in FIELDS.items() if (grouping(slices) != UNKNOWN).any()]
@@ -53,6 +51,13 @@ def group_names(slices: pd.DataFrame, field: str) -> npt.NDArray[np.object_]:
             remedy = f"`ichx data add` of the same files reads header fields that an earlier version skipped. {remedy}"
         raise NotReadyError(f"No slice has a value for {field!r} in its header.", remedy)
     return np.asarray(found, object)
+
+
+def check_field(field: str) -> None:
+    """Raise `InvalidInputError` if there is no such field."""
+    if field not in FIELDS:
+        hint = did_you_mean(field, list(FIELDS))
+        raise InvalidInputError(f"Unknown field: {field!r}.", f"{hint}Use one of {', '.join(FIELDS)}.")
 
 
 def fields_with_values(

@@ -42,9 +42,7 @@ def check_recipe_for_labels(recipe: Recipe, version: "DatasetVersion") -> None:
     counts: dict[str, Any] = version.summary.get("label_counts", {})
     others = [stage.name for stage in recipe.stage if stage.sampling != "grouped"]
     if _positive_groups(version) and others and recipe.sequence is None:
-        settings = " ".join(
-            f"--set stage.{name}.sampling=grouped --set stage.{name}.per_study={PER_STUDY}" for name in others
-        )
+        settings = f"--set 'stage.*.sampling=grouped' --set 'stage.*.per_study={PER_STUDY}'"
         raise UnsupportedError(
             f"{version.dataset} has labels of {'series' if counts['level'] == 'series' else 'studies'}, which teach "
             f"all of their slices at once: the sampling of {format_count(len(others), 'stage')} "

@@ -66,8 +66,10 @@ def shared_slices(
     )
     shown = f"`ichx scores {experiment.number}` shows the scores on {own.version.dataset}."
     if overlap == "refuse":
-        rest = "" if shared.all() else "`--overlap exclude` scores the others. "
-        raise ConflictError(problem, f"{rest}`--overlap mark` scores all of them and marks the score. {shown}")
+        rest = "" if shared.all() else "`ichx evaluate --overlap exclude` scores the others. "
+        raise ConflictError(
+            problem, f"{rest}`ichx evaluate --overlap mark` scores all of them and marks the score. {shown}"
+        )
     if shared.all():
         raise ConflictError(problem, f"No other patients are left. Add a dataset with others. {shown}")
     return shared

@@ -9,7 +9,7 @@ import numpy as np
 
 from ichx.datasets.dataset import LoadedDataset, load_version
 from ichx.datasets.overlap import load_identity, matching_patients
-from ichx.errors import ConflictError, NotFoundError
+from ichx.errors import ConflictError, NotFoundError, NotReadyError
 from ichx.evaluation.evaluation_count import record_evaluation, rows_digest
 from ichx.evaluation.recalibration import Method, check_sample, fit_recalibration
 from ichx.evaluation.recalibration_file import (
@@ -65,7 +65,10 @@ def recalibrate(
     name = request.name or request.dataset
     check_name(name)
     subject = subject_of(model)
-    check_sample(project.store.version(request.dataset).patients)  # before predicting it
+    version = project.store.version(request.dataset)
+    if version.label_digest is None:
+        raise NotReadyError(f"{request.dataset} has no labels.", "Use a labelled sample.")
+    check_sample(version.patients)  # before predicting it
     found = predict_labelled(project, model, request.dataset, callbacks)
     unit = request.unit or Truth.of(found.slices).unit
     fitted = fit_recalibration(found.predicted, request.labels, request.method, unit)

@@ -69,7 +69,7 @@ def check_evidence(source: Path, slices: pd.DataFrame) -> None:
 def study_evidence(source: Path, slices: pd.DataFrame) -> dict[str, Any]:
     """Return the header of each file of one study by name, in the order of `slices`; raises like `check_evidence`.
 
-    The first header has all values of patient and study, the others only ids.
+    The first header has all values of patient and study, the others only ids. An invalid date, time or sex is empty.
     """
     found: dict[str, Any] = {}
     for name, header in read_headers_of(source, slices, (*UIDS, "PatientID")):
@@ -78,7 +78,7 @@ def study_evidence(source: Path, slices: pd.DataFrame) -> dict[str, Any]:
     rows = slices[slices["file"] == first].head(1)
     ((_, complete),) = read_headers_of(source, rows, None)
     for keyword in _EMPTY:
-        if keyword not in complete:
+        if keyword not in complete or not _is_valid(complete, keyword):
             setattr(complete, keyword, None)
     found[first] = complete
     return found
@@ -103,6 +103,21 @@ def header_problems(header: Any) -> list[str]:
     if not str(header.get("PatientID") or "").strip():
         found.append("without PatientID")
     return found
+
+
+def _is_valid(header: Any, keyword: str) -> bool:
+    """Return whether a date, time or sex is one; other values are not checked."""
+    from pydicom.valuerep import DA, TM
+
+    if keyword == "PatientSex":
+        return header.PatientSex in (None, "", "M", "F", "O")
+    try:
+        kind = {"DA": DA, "TM": TM}.get(header[keyword].VR)
+        if kind is not None:
+            kind(header[keyword].value or None)
+    except (ValueError, TypeError):  # of several values
+        return False
+    return True
 
 
 def _read(location: FileLocation, tags: tuple[str, ...] | None) -> Any:

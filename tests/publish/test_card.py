@@ -198,6 +198,10 @@ def test_an_external_evaluation_is_counted_and_shown(ichx: Program, trained_copy
 
 
 def test_scores_that_are_not_defined_are_null(ichx: Program, trained_copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ichx("card", 2, "--out", tmp_path / "file", "--json", cwd=trained_copy).check_error("storage", "Not a directory")
+    found = ichx("card", 2, "--out", tmp_path / "card", "--by", "colour", "--json", cwd=trained_copy)
+    found.check_error("invalid_input", "'colour'")
     files = write_phantom(tmp_path / "other", patients=3, seed=5, size=64, prevalence={"any": 0.5})
     studies = sorted({dcmread(file).StudyInstanceUID for file in files.train.rglob("*.dcm")})
     (tmp_path / "reads.csv").write_text("StudyInstanceUID,any\n" + "".join(f"{study},1\n" for study in studies))

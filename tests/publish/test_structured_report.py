@@ -109,6 +109,16 @@ def test_files_that_no_report_can_refer_to_are_refused_before_prediction(
     assert not (tmp_path / "sr").exists()
 
 
+def test_dates_that_are_none_are_empty(ichx: Program, trained_root: Path, tmp_path: Path) -> None:
+    invalid = {"PatientBirthDate": "unknown", "StudyTime": "25:99", "StudyDate": "2024-99", "PatientSex": "unknown"}
+    write_patient(tmp_path / "new", 1, PatientAge="999Y", **invalid)
+    done = ichx("predict", 2, tmp_path / "new", "--sr", tmp_path / "one.dcm", cwd=trained_root)
+    assert done.code == 0, done.err
+    report = read(tmp_path / "one.dcm")
+    assert (report.PatientBirthDate, report.StudyTime, report.StudyDate) == ("", "", "")
+    assert (report.PatientID, report.PatientSex) == ("MRN-1", "")
+
+
 def test_one_file_for_several_studies_is_refused(ichx: Program, trained_root: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         write_patient(tmp_path / "new", number)
