@@ -33,6 +33,7 @@ from ichx.evaluation.member_outputs import (
     oof_logits,
     set_logits,
 )
+from ichx.evaluation.scored_rows import Truth
 from ichx.evaluation.series_neighbours import SeriesNeighbours
 from ichx.experiments.fold_status import missing_tests
 from ichx.experiments.member_features import TableOptions, TableRequest, ensure_tables, plan_tables
@@ -275,6 +276,7 @@ def sequence_data(
         study_labels=study_labels_of(slices) if known else None,
         group=group_codes(slices) if known and has_study_labels(slices) else None,
         shares=slices["share"].to_numpy(np.float64) if "share" in slices else None,
+        scored=Truth.of(slices) if known else None,
     )
 
 

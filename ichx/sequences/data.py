@@ -44,6 +44,8 @@ class SequenceData:
     """`(N,)` number of the labelled study or series of each slice, -1 for none."""
     shares: npt.NDArray[np.float64] | None = None
     """`(N,)` share of the series like that of each slice that an epoch samples: `ichx.loading.sampling.thinned`."""
+    scored: Truth | None = None
+    """What scores of the slices are computed from; None for all labels and study labels."""
     series_part: IntArray = field(init=False, repr=False)
     """Part of each series."""
 
@@ -68,6 +70,8 @@ class SequenceData:
     @property
     def truth(self) -> Truth:
         """What scores of the slices are computed from."""
+        if self.scored is not None:
+            return self.scored
         names = self.study.astype(object)
         if self.study_labels is None:
             return Truth(self.labels, self.labels, names)
