@@ -171,8 +171,9 @@ def ichx(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def intervals_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Show intervals although the trained phantom has few patients."""
-    monkeypatch.setattr("ichx.evaluation.bootstrap.MIN_PATIENTS", 5)
+    monkeypatch.setattr("ichx.evaluation.patient_sums.MIN_PATIENTS", 5)
     monkeypatch.setattr("ichx.evaluation.bootstrap.MIN_IN_CLASS", 5)
+    monkeypatch.setattr("ichx.evaluation.patient_sums.MIN_IN_CLASS", 5)
 
 
 def clean_environment(**extra: str) -> dict[str, str]:

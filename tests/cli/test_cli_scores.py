@@ -174,7 +174,7 @@ def test_audit_exits_with_1_if_a_check_fails(ichx: Program, trained_copy: Path) 
 def test_scores_without_intervals_mention_draws_and_reasons_once(
     ichx: Program, trained_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ichx.evaluation.bootstrap.MIN_PATIENTS", 9)
+    monkeypatch.setattr("ichx.evaluation.patient_sums.MIN_PATIENTS", 9)
     shown = ichx("scores", 1, "--label", "any", cwd=trained_root).out
     assert "1,000" not in shown
     assert shown.count("8 patients") == 4  # in the titles and below the tables
