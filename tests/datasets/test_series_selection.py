@@ -87,10 +87,10 @@ def test_one_axial_plain_soft_series_is_selected(project: Project, tmp_path: Pat
     assert found["a/s8"] == "projection, by its ImageType"
     assert found["a/s9"] == "fewer than 8 slices"
     assert found["b/CT 5mm"] == "another series is preferred: a folder that names a plain scan"
-    assert (report.version.slices, report.version.summary["series"]) == (21, 2)
+    assert (report.version.slices, report.version.summary["series"]) == (30, 3)
     selection = report.version.summary["series_selection"]
-    assert (selection["series"], selection["selected"], selection["left_out"]["not axial"]) == (11, 2, 1)
-    assert any("Selected 2 of 11 series in 2 studies" in message for message in report.messages)
+    assert (selection["series"], selection["selected"], selection["left_out"]["not axial"]) == (13, 3, 1)
+    assert any("Selected 3 of 13 series in 3 studies" in message for message in report.messages)
     assert any("not axial" in message and "s7 (12 slices)" in message for message in report.messages)
 
 
