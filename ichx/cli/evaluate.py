@@ -86,7 +86,7 @@ def evaluate(
     where: PlacementOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Score an experiment or an ensemble on another labelled dataset.
+    """Score an experiment or ensemble on another labelled dataset.
 
     Averages the logits of views and finished folds, and saves the predictions. Refuses datasets that
     share patients or slices with the experiment's own, unless `--overlap` excludes them or marks the score.

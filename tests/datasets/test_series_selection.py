@@ -69,9 +69,16 @@ def test_one_axial_plain_soft_series_is_selected(project: Project, tmp_path: Pat
     write_series(source, "a", "s9", 3, 5)
     write_series(source, "b", "CT_NON_CONTRAST_5mm", 9, 5)
     write_series(source, "b", "CT 5mm", 11, 5)
+    write_series(source, "c", "s1", 9, 7.5)
+    write_series(source, "c", "s2", 40, 0.6)
     report = add(project, source)
     found = reasons(project, report)
-    assert {name for name, reason in found.items() if not reason} == {"a/CT Plain 3mm", "b/CT_NON_CONTRAST_5mm"}
+    assert {name for name, reason in found.items() if not reason} == {
+        "a/CT Plain 3mm",
+        "b/CT_NON_CONTRAST_5mm",
+        "c/s1",
+    }
+    assert found["c/s2"] == "another series is preferred: thickness of 2.5 to 10 mm"
     assert found["a/CT PLAIN THIN"] == "another series is preferred: thickness of 2.5 to 6 mm"
     assert found["a/CT POST CONTRAST"] == "contrast, by its folder"
     assert found["a/CT BONE"] == found["a/s5"] == "bone or lung kernel"
