@@ -19,6 +19,7 @@ from ichx.store import Review
 from ichx.web.numbers import page_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import FOR_GOOD, Site, csv_response, site_of
+from ichx.web.slice_labels import as_number, reason_of_version, unknown_labels
 from ichx.web.sources import FILES, PAGE_SECONDS, Source, pixel_version, sources_of
 from ichx.web.studies_api import PLAIN_CURVES, predictors
 from ichx.web.thumbnails import THUMBNAIL, thumbnail_png
@@ -202,6 +203,8 @@ def _row(site: Site, listed: Listed, at: int, filters: dict[str, str]) -> dict[s
         "slice": row["slice_id"],
         "study": row["study"],
         "fold": row["fold"] if row["fold"] >= TRAIN_ONLY else None,
+        "of_study": [label for label in LABELS if (as_number(row.get(f"study_{label}")) or 0) > 0.5],
+        "reason": next(iter(unknown_labels(row, reason_of_version(listed.source.version)).values()), ""),
         "truth": None if row["any"] is None or row["any"] != row["any"] else truth,
         "probabilities": probabilities,
         "value": float(listed.found.values[at]),
