@@ -37,6 +37,8 @@ NAMES: Final[dict[Kind, str]] = {
 }
 VALUES: Final = {"highest-loss": "log loss", "disagreement": "difference", "uncertain": "entropy (bit)"}
 """Headers of the column of values, for kinds whose value is not the probability."""
+NEED_LABELS: Final = (*AT_THRESHOLD, "highest-loss")
+"""Kinds of lists that compare predictions with labels."""
 FILTERS: Final = ("kind", "source", "of", "versus", "label", "threshold", "truth", "per", "fold", "scanner", "reviewed")
 """Parameters of a list; others are for the page."""
 
@@ -99,6 +101,7 @@ def worklist(request: Request) -> Response:
         "link": link,
         "value_name": _value_name(listed),
         "points": _points(listed, link),
+        "unlabelled": listed.choice.request.kind in NEED_LABELS and not _has_labels(listed),
         "csv": "/worklist.csv?" + urlencode(_filters(request)),
     }
     return site.render(request, "worklist.html.j2", **context)
@@ -258,6 +261,16 @@ def _points(listed: Listed, link: Any) -> list[dict[str, Any]]:
         for point in points
         if point["threshold"] is not None
     ]
+
+
+def _has_labels(listed: Listed) -> bool:
+    """Return whether the label of the list is known for a row."""
+    label = LABELS[listed.label]
+    known = ~np.isnan(listed.source.index.column(label))
+    of_studies = listed.source.index.study_labels()
+    if of_studies is not None and listed.choice.request.unit == "study":
+        known |= ~np.isnan(of_studies[:, listed.label])
+    return bool(known.any())
 
 
 def _value_name(listed: Listed) -> str | None:
