@@ -89,7 +89,7 @@ class MicroBatcher:
             # Here the error is gone, and with it all that the failed attempt held.
             self.size = (largest + 1) // 2
             release()
-            cut = "" if self.unit <= self.size else f", fewer than the {self.unit} slices of a study that train together"
+            cut = f", fewer than the {self.unit} slices of a study that train together" if self.size < self.unit else ""
             self._note(f"{largest} images do not fit into memory at once; continuing with {self.size} at a time{cut}")
 
 
