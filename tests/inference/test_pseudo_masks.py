@@ -1,7 +1,9 @@
 """Pseudo-masks: by which networks, which pixels, how an interrupted command resumes, and what a training reads."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -293,6 +295,10 @@ def test_an_interrupted_prediction_resumes(place: Project, monkeypatch: pytest.M
     assert not (place.workspace.datasets_dir / "pseudo").exists()
     (folder,) = place.workspace.cache_dir.rglob("pseudo-masks-*")
     assert len(list(folder.iterdir())) == 2
+    assert folder not in [garbage.path for garbage in find_garbage(place)], "it may be running"
+    for path in (folder, *folder.iterdir()):
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
+    assert [(one.path, one.move) for one in find_garbage(place) if one.path == folder] == [(folder, False)]
     damaged = min(folder.iterdir())
     damaged.write_bytes(damaged.read_bytes()[:100])
     created(place)
