@@ -22,7 +22,7 @@ _BAND: Final = 0.22
 
 _NAME: Final = 56
 """Characters of a group in the forest plot."""
-_PLACES: Final = (0.0, 0.42)
+_PLACES: Final = (0.0, 0.5)
 """Where the columns of numbers of the forest plot start."""
 
 Frame = pd.DataFrame
@@ -120,7 +120,7 @@ def forest_figure(table: Frame, label: str, unit: str) -> "Figure":
         y += 1.0 + (0.7 if index and field != fields[index - 1] else 0.0)
         heights.append(y)
     figure = new_figure(PAGE, 16 + 4.2 * (heights[-1] + 1))
-    axes, numbers = figure.subplots(1, 2, width_ratios=(1.7, 1), sharey=True)
+    axes, numbers = figure.subplots(1, 2, width_ratios=(1.5, 1), sharey=True)
     numbers.set_axis_off()
     numbers.set_xlim(0, 1)
     colour = series_colours()[LABELS.index(label)]
@@ -135,7 +135,7 @@ def forest_figure(table: Frame, label: str, unit: str) -> "Figure":
         texts = (f"{one.positives:,} / {one.rows:,}", format_interval(one.auc, one.low, one.high))
         for place, text in zip(_PLACES, texts, strict=True):
             numbers.text(place, at, text, va="center", color=INK if known else QUIET)
-    for place, text in zip(_PLACES, ("positive / " + ("slices" if unit == "slice" else "studies"), "AUC"), strict=True):
+    for place, text in zip(_PLACES, ("positive / all", "AUC"), strict=True):
         numbers.text(place, 0.1, text, va="center", color=QUIET)
     overall = table["auc"].iloc[0]
     if not math.isnan(overall):

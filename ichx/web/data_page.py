@@ -73,6 +73,7 @@ def version_page(request: Request) -> Response:
         fold_sets={folds.name: folds for folds in version.folds},
         labels=_labels(version),
         parts=version.summary.get("mixture", {}).get("parts", ()),
+        pseudo_parts=version.summary.get("pseudo_parts", {}),
         shares=dict(version.part_shares),
         origin=version.summary.get("pseudo"),
         transductive=version.summary.get("transductive", False),
@@ -157,12 +158,15 @@ def _labels(version: DatasetVersion) -> list[dict[str, Any]]:
     """Return the prevalence of each label with the length of its bar in percent; an empty list without labels."""
     shares = version.summary.get("prevalences") or {}
     counts = version.summary.get("label_counts", {}).get("slices", {})
+    pseudo = version.summary.get("pseudo_parts", {})  # slices without labels
+    parts = version.summary.get("mixture", {}).get("parts", ())
+    labelled = version.slices - sum(part["slices"] for part in parts if part["dataset"] in pseudo)
     most = max((share for share in shares.values() if share is not None), default=0.0) or 1.0
     return [
         {
             "name": label,
             "share": shares[label],
-            "positive": _positive(shares[label], counts.get(label, {}).get("known", version.slices)),
+            "positive": _positive(shares[label], counts.get(label, {}).get("known", labelled)),
             "known": counts.get(label, {}).get("known"),
             "bar": round(100 * (shares[label] or 0) / most, 2),
         }

@@ -83,7 +83,7 @@ def operating_part(request: "Request", subject: "Subject") -> "Response":
 
 
 def _threshold(chosen: "ChosenThreshold") -> dict[str, Any]:
-    request = chosen.request
+    request, (*rates, alarms) = chosen.request, chosen.calls.rates
     rule = f"cost {request.value:g}" if request.rule == "cost" else f"{request.rule} >= {request.value:g}"
     return {
         "label": request.label,
@@ -91,8 +91,15 @@ def _threshold(chosen: "ChosenThreshold") -> dict[str, Any]:
         "rule": rule + ("" if request.tta == "none" else f", tta {request.tta}"),
         "threshold": f"{chosen.threshold:.4f}",
         "bounds": format_interval(chosen.low, chosen.high),
-        "cells": [_cell(one) for one in chosen.calls.rates],
+        "cells": [_rounded(one, 3) for one in rates] + [_rounded(alarms, 1)],
     }
+
+
+def _rounded(found: "Interval", digits: int) -> dict[str, Any]:
+    value = "-" if found.value is None else f"{found.value:.{digits}f}"
+    known = found.low is not None and found.high is not None
+    bounds = f"{found.low:.{digits}f} to {found.high:.{digits}f}" if known else ""
+    return {"value": value, "bounds": bounds, "why": found.undefined}
 
 
 def _cell(found: "Interval") -> dict[str, Any]:

@@ -128,6 +128,18 @@ def test_a_forest_has_a_row_per_group_and_all_rows_first(published: PublishedPre
     np.testing.assert_allclose(points, table["auc"].dropna())
 
 
+def test_the_texts_of_a_forest_do_not_overlap() -> None:
+    row = {"field": "", "group": "all", "auc": 0.9, "low": 0.8, "high": 0.95, "positives": 63_000, "rows": 130_000}
+    for unit in ("slice", "study"):
+        with paper_style():
+            figure = figure_drawing.forest_figure(pd.DataFrame([row]), LABEL, unit)
+            figure.canvas.draw()
+            boxes = [text.get_window_extent() for text in figure.axes[1].texts]
+            assert max(box.x1 for box in boxes) <= figure.bbox.x1
+        assert len(boxes) == 4
+        assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
 def test_colours_are_those_of_reports() -> None:
     css = (Path(figure_data.__file__).parents[1] / "report" / "page.css").read_text()
     colours = series_colours()

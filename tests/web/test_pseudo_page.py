@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Program
 from test_data_page import rows_of
+from test_data_page import shown as page_of
 from web_site import Serve
 
 from ichx.datasets.dataset import load_catalog
@@ -34,6 +35,8 @@ def test_pages_and_commands_show_pseudo_labels(trained_copy: Path, ichx: Program
     ichx("data", "pseudo", "x", "--of", "ph", "--by", "b", "--json", cwd=trained_copy).check_error("invalid_input", "b")
     both = ("data", "pseudo", "x", "--of", "ph", "--by", 2, "--json", "--soft", "--hard")
     ichx(*both, cwd=trained_copy).check_error("usage", "--soft")
+    mixed = ichx("data", "mix", "both", "--of", "ph", "--train-only", "guessed", cwd=trained_copy)
+    assert mixed.code == 0, mixed.err
     with serve(trained_copy).client() as client:
         for page in ("/data", "/data/guessed"):
             while "reloads itself" in (answer := client.get(page, follow_redirects=True)).text:
@@ -41,6 +44,12 @@ def test_pages_and_commands_show_pseudo_labels(trained_copy: Path, ichx: Program
             assert answer.status_code == 200, (page, answer.text[:500])
             assert "guessed" in answer.text
         assert "pseudo-labels" in client.get("/data").text
+        both = page_of(client, "/data/both@1")
+        positive = {row[0]: row[1] for row in rows_of(both, "Positive slices by label")}
+        assert positive == {
+            row[0]: row[1] for row in rows_of(page_of(client, "/data/ph@1"), "Positive slices by label")
+        }
+        assert "train only, pseudo-labels" in both
         page = client.get("/data/guessed@1").text
         assert 'href="/experiments/2"' in page
         assert "ichx exp new --plugin NAME --dataset ph+guessed" in page

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from dicom_files import write_study
 from test_data_page import rows_of, shown
+from viewer_pages import OpenTab
 from web_site import Serve
 
 from ichx.datasets.add import AddRequest, add_dataset
@@ -18,7 +19,7 @@ from ichx.workspace import init_workspace
 NEGATIVE, POSITIVE, PARTIAL = [0.0] * 6, [0, 0, 0, 0, 1, 1], [np.nan] * 5 + [1]
 
 
-def test_positive_studies_are_listed_and_their_slices_are_unknown(tmp_path: Path, serve: Serve) -> None:
+def test_positive_studies_are_listed_and_their_slices_are_unknown(tmp_path: Path, serve: Serve, tab: OpenTab) -> None:
     for patient in range(4):
         write_study(tmp_path / f"files/p{patient}/study", str(patient), 3)
     values = np.array([NEGATIVE, POSITIVE, PARTIAL, NEGATIVE], np.float32)
@@ -30,7 +31,8 @@ def test_positive_studies_are_listed_and_their_slices_are_unknown(tmp_path: Path
         add_dataset(project, AddRequest("reads", tmp_path / "files", label_tables=(table,), folds=2))
         slices = load_version(workspace, store.version("reads")).slices
     by_folder = {str(file).split("/")[0]: study for file, study in zip(slices["file"], slices["study"], strict=True)}
-    with serve(workspace.root).client() as client:
+    served = serve(workspace.root)
+    with served.client() as client:
         page = shown(client, "/data/reads@1")
         counts = {row[0]: row[1:6] for row in rows_of(page, "Positive slices by label")}
         assert counts["any"] == ["-", "-", "6", "2", "4"]  # known: 6 slices of negative studies, and 4 studies
@@ -52,3 +54,5 @@ def test_positive_studies_are_listed_and_their_slices_are_unknown(tmp_path: Path
         assert partial["labels"] is None
         assert "study or series" in partial["unknown"]["any"]
         assert "labels of the dataset" in partial["unknown"]["epidural"]
+    page = tab(served, viewport={"width": 360, "height": 740}).open("/data/reads@1")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -373,6 +373,16 @@ function showNotice(...texts) {
   $("notice").hidden = false;
 }
 
+/** Return each defect with its detail once, with the number of its files if there are several. */
+function countedDefects(defects) {
+  const counts = new Map();
+  for (const one of defects) {
+    const text = [one.defect.replaceAll("_", " "), one.detail].filter(Boolean).join(": ");
+    counts.set(text, (counts.get(text) ?? 0) + 1);
+  }
+  return [...counts].map(([text, count]) => (count > 1 ? `${text} (${count} files)` : text));
+}
+
 async function open() {
   $("summary").textContent = "Loading the study …";
   while (study === null) {
@@ -385,10 +395,10 @@ async function open() {
     }
   }
   const slices = study.series.reduce((sum, one) => sum + one.slices.length, 0);
-  $("summary").textContent = [files ? "opened files" : source, study.patient && `patient ${study.patient}`, study.fold != null && `fold ${foldText(study.fold)}`, study.positive?.length && `labels of the study: ${study.positive.join(", ")}`, `${study.series.length} series, ${slices} slice${slices === 1 ? "" : "s"}`].filter(Boolean).join(" · ");
+  $("summary").textContent = [files ? "opened files" : source, study.patient && `patient ${study.patient}`, study.fold != null && (study.fold < 0 ? "trains in every fold" : `fold ${foldText(study.fold)}`), study.positive?.length && `labels of the study: ${study.positive.join(", ")}`, `${study.series.length} series, ${slices} slice${slices === 1 ? "" : "s"}`].filter(Boolean).join(" · ");
   if (study.pixels.problem) showNotice(study.pixels.problem, study.pixels.remedy);
   $("defects").hidden = study.defects.length === 0;
-  $("defects").querySelector("ul").replaceChildren(...study.defects.map((one) => made("li", [one.defect, one.detail].filter(Boolean).join(": "))));
+  $("defects").querySelector("ul").replaceChildren(...countedDefects(study.defects).map((text) => made("li", text)));
   study.series = study.series.filter((one) => one.slices.length);
   if (!study.series.length) { if (!study.pixels.problem) showNotice("This study has no slices to show."); return; }
   $("viewer").hidden = false;

@@ -49,7 +49,7 @@ function truthText(slice, label) {
   const truth = slice.labels?.[label], range = slice.pseudo?.[label];
   if (truth !== undefined && truth !== null) return truth === 1 ? "yes" : truth === 0 ? "no" : number(truth);
   if (!range) return "–";
-  const [low, high] = range.map(probability);
+  const [low, high] = range.map((value) => (Number.isInteger(value) ? `${value}` : probability(value)));
   return low === high ? low : `${low} to ${high}`;
 }
 

@@ -73,7 +73,7 @@ export class Pane {
       const order = (curve) => CURVES.indexOf(curve.name);
       this.all = found.curves.map((curve, i) => ({ ...curve, key: keys[i] })).sort((a, b) => order(a) - order(b));
       this.note.textContent = found.problem ?? (this.all.length ? "" : "There are no predictions of this study.");
-      if (this.all.length && !found.out_of_fold) this.title.append(" ", made("span", "not out-of-fold", { class: "mark", title: "The networks may have been trained on this patient." }));
+      if (this.all.length && !found.out_of_fold) this.title.append(" ", made("span", "not out-of-fold", { class: "mark", title: found.problem ?? "The networks may have been trained on this patient." }));
     } catch (error) {
       this.note.textContent = error.message;
     }
