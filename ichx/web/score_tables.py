@@ -49,7 +49,7 @@ def subgroup_table(field: str, groups: "Sequence[ReportedGroup]") -> dict[str, A
                 "name": group.slices.name,
                 "small": group.slices.small,
                 "counts": [
-                    group.slices.patients,
+                    group.slices.patients if group.slices.rows or group.studies is None else group.studies.patients,
                     group.slices.rows,
                     group.slices.positives,
                     None if group.studies is None else group.studies.rows,
