@@ -16,6 +16,8 @@ from ichx.errors import CorruptFileError
 MASK_FORMAT: Final = 1
 """Version of the file: raise it when the same masks and slices would give another file."""
 
+_PARTS: Final = "pseudo-masks-"
+
 
 class MaskCache:
     """The masks of a dataset at the size of a cache, open for reading. It can be pickled to worker processes."""
@@ -61,6 +63,16 @@ def masks_path(folder: Path, digest: str) -> Path:
     """Return the file with the masks of this digest in the folder of a cache."""
     name = hashlib.sha256(f"{MASK_FORMAT} {digest}".encode()).hexdigest()[:12]
     return folder / f"masks-{name}.shard"
+
+
+def mask_parts_folder(folder: Path, stamp: str) -> Path:
+    """Return the folder in that of a cache with the pseudo-masks that an unfinished prediction has saved."""
+    return folder / f"{_PARTS}{stamp}"
+
+
+def mask_parts_folders(folder: Path) -> list[Path]:
+    """Return all such folders of a cache."""
+    return sorted(path for path in folder.glob(f"{_PARTS}*") if path.is_dir())
 
 
 def fold_masks_key(digest: str) -> str:

@@ -1,15 +1,17 @@
 """Reading of archives of experiments and ensembles, which are not trusted: names and sizes of members are checked."""
 
 import contextlib
+import lzma
 import os
 import re
 import secrets
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 from sqlalchemy.exc import IntegrityError
@@ -27,6 +29,16 @@ INDEX_BYTES = 100_000_000
 """Longer indexes are refused."""
 RATIO = 20
 """Archives that expand by more than this factor are refused: their members hardly compress."""
+_DAMAGED: Final = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    pa.ArrowException,
+)
+"""What readers of zip and Parquet files raise for damaged ones."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def open_archive(project: "Project", file: Path, kind: ArchiveKind) -> Iterator[
         folder.mkdir(parents=True)
         with _open_zip(file, kind) as archive:
             yield OpenArchive(archive, _read_index(archive, file, kind), folder)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, pa.ArrowException) as error:
+    except _DAMAGED as error:
         raise CorruptFileError(f"{file} is damaged: {error}.", again) from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IntegrityError) as error:
         problem = f"{kind.index} in {file} is invalid: {type(error).__name__} {str(error).splitlines()[0]}."

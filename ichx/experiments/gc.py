@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ichx.cache.hu_cache import BUILD_FILE, CacheSpec, cache_key, read_manifest, slices_digest
+from ichx.cache.mask_file import mask_parts_folders
 from ichx.cache.mixture_cache import part_keys
 from ichx.cache.recipe_caches import recipe_spec
 from ichx.datasets.dataset import load_version
@@ -238,10 +239,21 @@ def _caches(project: "Project") -> Iterator[Garbage]:
     for path, manifest in manifests.items():
         if path.name.endswith(DELETING):
             yield Garbage("unused cache", path, size_of(path), "its deletion was interrupted")
-        elif manifest is None or manifest["key"] in used or path.name.rsplit("-", 2)[0] in unknown:
             continue
-        elif is_idle(path):
+        read = manifest is None or manifest["key"] in used or path.name.rsplit("-", 2)[0] in unknown
+        if not read and is_idle(path):
             yield Garbage("unused cache", path, size_of(path), "no experiment reads it")
+        else:
+            yield from _mask_parts(path)
+
+
+def _mask_parts(cache: Path) -> Iterator[Garbage]:
+    """Find what an unfinished `ichx data pseudo --masks` has saved."""
+    for path in mask_parts_folders(cache):
+        if path.name.endswith(DELETING):
+            yield Garbage("orphaned folder", path, size_of(path), "its deletion was interrupted")
+        elif is_idle(path):
+            yield Garbage("orphaned folder", path, size_of(path), "the prediction of masks was interrupted")
 
 
 def _used_keys(project: "Project") -> tuple[set[str], set[str]]:

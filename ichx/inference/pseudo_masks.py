@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.cache.hu_cache import Cache
+from ichx.cache.mask_file import mask_parts_folder
 from ichx.cache.original_pixels import ImagePlace, on_original
 from ichx.cache.resize import pixel_spacings
 from ichx.cache.series_centres import rows_of_same_series, series_centres, slice_centres
@@ -183,7 +184,7 @@ class _MaskWork:
             ],
         ]
         stamp = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-        return self.caches[0].folder / f"pseudo-masks-{stamp}"
+        return mask_parts_folder(self.caches[0].folder, stamp)
 
     def run(self) -> tuple[dict[int, FoldMasks], float]:
         """Return the masks of each fold, and the largest probability of a pixel."""

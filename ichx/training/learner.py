@@ -124,9 +124,9 @@ class Learner:
 
         If memory is short or the recipe accumulates gradients, the batch is split; parts are weighted by their rows.
         Gradients are the same, except for batch normalization, the losses of masks and studies, and dropout, which see
-        a part at a time.
+        a part at a time. The slices of a labelled study stay together where they fit.
         """
-        count = len(inputs)
+        count, stage = len(inputs), self.recipe.stage[self._stage]
 
         def attempt(network: Forward, parts: list[slice]) -> torch.Tensor:
             torch.manual_seed(seed)
@@ -142,6 +142,8 @@ class Learner:
 
         # As many parts in all processes, of which some have a slice less: batch norms may be synchronized in each.
         self.executor.batcher.least = min(self.recipe.accumulate, int(count / share + 0.001))
+        grouped = isinstance(inputs, SliceInputs) and inputs.groups is not None and stage.sampling == "grouped"
+        self.executor.batcher.unit = stage.per_study if grouped else 1
         return self.executor.run(count, attempt)
 
     def _loss(self, network: Forward, inputs: Inputs) -> torch.Tensor:

@@ -46,14 +46,22 @@ class MicroBatcher:
         """Images that fit at once; None before memory ran out."""
         self.least = 1
         """Parts of a batch, at least; fewer if the batch has fewer images."""
+        self.unit = 1
+        """Successive images of a batch that stay in one part if their number allows it, e.g. those of a study."""
         self._note, self._alone = note, alone
 
     def parts(self, count: int) -> list[slice]:
         """Return the parts of a batch of `count` images: as few and as even as possible, the larger ones first."""
-        number = max(1 if self.size is None else -(-count // self.size), min(self.least, count), 1)
-        small, larger = divmod(count, number)
-        starts = [part * small + min(part, larger) for part in range(number + 1)]
+        unit = self.unit if self._keeps_units(count) else 1
+        units, fitting = count // unit, (self.size or max(count, 1)) // unit
+        number = max(-(-units // fitting), min(self.least, units), 1)
+        small, larger = divmod(units, number)
+        starts = [unit * (part * small + min(part, larger)) for part in range(number + 1)]
         return [slice(start, stop) for start, stop in pairwise(starts)]
+
+    def _keeps_units(self, count: int) -> bool:
+        units, rest = divmod(count, self.unit)
+        return not rest and units >= max(self.least, 1) and (self.size is None or self.size >= self.unit)
 
     def run(self, count: int, work: Callable[[list[slice]], Result]) -> Result:
         """Return `work(parts)`; repeat it with smaller parts while memory runs out.
@@ -81,7 +89,8 @@ class MicroBatcher:
             # Here the error is gone, and with it all that the failed attempt held.
             self.size = (largest + 1) // 2
             release()
-            self._note(f"{largest} images do not fit into memory at once; continuing with {self.size} at a time")
+            cut = f", fewer than the {self.unit} slices of a study that train together" if self.size < self.unit else ""
+            self._note(f"{largest} images do not fit into memory at once; continuing with {self.size} at a time{cut}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -79,7 +79,7 @@ class SliceFeed:
         share = 1.0
         if stage.prior_correction:
             share = negative_share(self._population.any_positive, self.training_rows, stage.sampling)
-        if part[1] > 1 and stage.sampling == "grouped" and plan.size // part[1] % stage.per_study:
+        if part[1] > 1 and stage.sampling == "grouped" and plan.size % (part[1] * stage.per_study):
             raise InvalidInputError(
                 f"Batches of {plan.size} slices cannot be split among {part[1]} processes: "
                 f"the {stage.per_study} slices of a study must stay together.",

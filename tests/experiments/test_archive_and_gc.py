@@ -183,6 +183,22 @@ def test_a_hostile_or_damaged_file_is_refused_and_leaves_nothing(
     assert json.loads(ichx("exp", "list", "--json", cwd=dataset_copy).out) == []
 
 
+def test_damaged_compressed_bytes_are_reported(
+    exported: Path, dataset_copy: Path, tmp_path: Path, ichx: Program
+) -> None:
+    file = rewritten(lambda members: None, exported, tmp_path / "damaged.zip")
+    with zipfile.ZipFile(file) as archive:
+        at = archive.getinfo("experiment.json")
+    content = bytearray(file.read_bytes())
+    start = at.header_offset + 30 + len(at.filename)
+    content[start : start + 20] = bytes([255]) * 20  # no block of DEFLATE begins like this
+    file.write_bytes(content)
+    done = ichx("exp", "import", file, cwd=dataset_copy)
+    assert done.code == 1
+    assert "damaged.zip is damaged" in done.err
+    assert "Export the experiment again" in done.err
+
+
 def test_names_of_ichx_0_1_get_visible_characters(
     exported: Path, dataset_copy: Path, tmp_path: Path, ichx: Program
 ) -> None:

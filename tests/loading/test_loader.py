@@ -20,7 +20,7 @@ from ichx.ct.dicom import read_slice
 from ichx.ct.geometry import head_centre, shift_to_centre
 from ichx.datasets.add import AddRequest, add_dataset
 from ichx.datasets.dataset import load_dataset
-from ichx.errors import CorruptFileError
+from ichx.errors import CorruptFileError, InvalidInputError
 from ichx.labels import LABELS
 from ichx.loading.augmentation import Augmenter
 from ichx.loading.batch_reader import centre_crop
@@ -29,6 +29,8 @@ from ichx.loading.sampling import AUGMENTATION, EpochAddress, epoch_rows, genera
 from ichx.project import Project
 from ichx.recipe import AugmentationRecipe, InputRecipe, ModelRecipe, Recipe, StageRecipe
 from ichx.store import open_store
+from ichx.training.feed import EpochPlan
+from ichx.training.slice_feed import SliceFeed
 from ichx.workspace import init_workspace
 
 RECIPE = Recipe(
@@ -232,6 +234,18 @@ def test_epochs_use_the_memory_of_earlier_ones(cache, slices):
     assert len(set.union(*addresses)) < sum(map(len, addresses))
     assert addresses[1] & addresses[0]
     assert all(torch.equal(one, copy) for one, copy in zip(kept_alive, alone, strict=True))
+
+
+def test_processes_get_complete_studies_or_none_starts(cache, slices):
+    stage = dataclasses.replace(RECIPE.stage[0], sampling="grouped", per_study=2)
+    feed = SliceFeed(cache, slices, dataclasses.replace(RECIPE, stage=(stage,), batch=12))
+    plan = EpochPlan(0, 0, np.arange(12), 12)
+    for count in (2, 3, 6):
+        parts = [next(feed.training_batches(plan, part=(part, count))).rows.tolist() for part in range(count)]
+        assert all(rows[::2] == [row - 1 for row in rows[1::2]] for rows in parts)
+    for count in (4, 5, 7):  # 12 // 5 and 12 // 7 are not the sizes of all parts
+        with pytest.raises(InvalidInputError, match="must stay together"):
+            next(feed.training_batches(plan, part=(0, count)))
 
 
 def test_epoch_leaks_no_memory_or_files(cache, slices):

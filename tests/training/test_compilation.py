@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ichx.training.learner import Learner
 from ichx.training.memory import MicroBatcher, is_out_of_memory
 from ichx.training.prediction import PredictionTask, Predictor
 from ichx.training.runtime import Runtime
+from ichx.training.study_loss import study_groups
 
 FULL = "[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes"
 
@@ -125,6 +127,52 @@ def test_parts_are_few_and_even() -> None:
     parts = batcher.parts(35)
     assert [part.stop - part.start for part in parts] == [12, 12, 11]
     assert [(part.start, part.stop) for part in parts] == [(0, 12), (12, 24), (24, 35)]
+
+
+def test_parts_keep_the_slices_of_a_study_together_where_they_fit() -> None:
+    batcher = MicroBatcher(lambda note: None)
+    batcher.unit = 4
+
+    def stops(count: int) -> list[int]:
+        return [part.stop for part in batcher.parts(count)]
+
+    assert stops(20) == [20]
+    assert stops(0) == [0]
+    batcher.least = 3
+    assert stops(20) == [8, 16, 20]
+    batcher.size = 6
+    assert stops(12) == [4, 8, 12]
+    assert stops(10) == [4, 7, 10]  # an incomplete batch
+    batcher.size = 3
+    assert stops(8) == [3, 6, 8]
+    batcher.size, batcher.least = None, 4
+    assert stops(12) == [3, 6, 9, 12]  # more parts than studies
+
+
+@pytest.mark.parametrize("pooling", ["noisy_or", "max", "posterior"])
+def test_a_split_batch_has_the_gradients_of_its_labelled_studies(make: Make, recipe: Recipe, pooling: str) -> None:
+    settings = ["stage.*.sampling=grouped", "stage.*.per_study=4", f"loss.study_pooling={pooling}"]
+    grouped = apply_settings(recipe, settings)
+    batch = make_batch(12, 0)
+    labels = np.repeat([[1.0], [0.0], [1.0]], 4, axis=0).repeat(6, axis=1).astype(np.float32)
+    groups = study_groups(np.repeat(np.arange(3), 4), labels)
+    inputs = inputs_of(grouped, batch)
+    inputs = replace(inputs, labels=torch.full((12, 6), torch.nan), known_share=1.0, groups=groups)
+
+    def trained(room: int | None) -> tuple[Learner, list[str]]:
+        learner, notes = make(normalize=False, room=room)
+        learner.recipe = grouped
+        for number in range(3):
+            learner.step(inputs, 0, number, 3)
+        return learner, notes
+
+    (whole, _), (parts, notes) = trained(None), trained(6)
+    assert parts.model.seen == [12, *[4] * 9]
+    assert len(notes) == 1
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, rtol=1e-4, atol=1e-6)
+    _, notes = trained(3)
+    assert "fewer than the 4 slices of a study" in notes[-1]
 
 
 def test_a_batch_that_does_not_fit_is_split_with_equal_gradients(make: Make) -> None:
