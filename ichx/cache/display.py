@@ -268,8 +268,19 @@ def displayed_mask(
         except (OSError, ValueError, CorruptFileError):
             pass  # damaged: the mask itself is read
     mask = read_stored_mask(masks.folder, row["slice_id"])
-    if mask is None or not mask.any():
-        return None
+    return None if mask is None or not mask.any() else place_mask(mask, cache, source, row)
+
+
+def place_mask(
+    mask: npt.NDArray[np.uint8], cache: Cache | None, source: Path, row: Mapping[str, Any]
+) -> npt.NDArray[np.uint8]:
+    """Return a mask with the size of its slice as `read_displayed` shows the slice, (S, S).
+
+    Raises:
+        NotReadyError: The cache moves the heads of complete series, so the place of the mask is unknown.
+        ChangedDataError: The file of the slice is missing.
+        CorruptFileError: It is damaged.
+    """
     if cache is None:
         return pad_to_square(mask, 0)
     if cache.spec.centre == "series":

@@ -11,6 +11,7 @@ from ichx.cli.data_pseudo import print_origin
 from ichx.cli.output import console, info, warn
 from ichx.cli.tables import print_table
 from ichx.datasets.header_texts import FAMILY_HEADS, family_texts
+from ichx.datasets.next_step import next_step
 from ichx.formatting import format_value
 from ichx.text import format_count
 
@@ -33,21 +34,7 @@ def print_added(added: "AddReport") -> None:
     console.print(f"{result} {version.dataset} version {version.number}: {version.slices:,} slices", markup=False)
     if (shares := version.summary["prevalences"]) and any(share is not None for share in shares.values()):
         info(f"Positive slices: {', '.join(f'{label} {_share(share)}' for label, share in shares.items())}.")
-    if version.test_of:
-        info(f"Next: `ichx run NUMBER` predicts it with an experiment on {version.test_of}.")
-    elif shares and not version.folds:
-        info(f"Next: `ichx evaluate NUMBER --dataset {version.dataset}` scores an experiment on it; it has no folds.")
-    elif version.summary.get("label_counts", {}).get("groups"):
-        info(
-            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset} "
-            "--set 'stage.*.sampling=grouped' --set 'stage.*.per_study=16'`"
-        )
-    elif shares:
-        info(
-            f"Next: `ichx exp new --plugin resnext50 --dataset {version.dataset}`; `ichx plugin list` lists all models."
-        )
-    else:
-        info(f"Next: `ichx data show {version.dataset}`; to train on {version.dataset}, add it again with --labels.")
+    info(f"Next: {next_step(version)}")
 
 
 def print_checked(name: str, checked: "CheckReport") -> None:

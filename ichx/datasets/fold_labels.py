@@ -79,6 +79,14 @@ class FoldLabels:
         labels[place >= 0] = part[list(LABELS)].to_numpy(np.float32)[place[place >= 0]]
         return labels
 
+    def ranges(self, slice_ids: npt.NDArray[np.object_]) -> Float32Array:
+        """Return the smallest and the largest labels `(2, N, 6)` of slices over the folds, NaN without labels."""
+        low = high = np.full((len(slice_ids), len(LABELS)), np.nan, np.float32)
+        for fold in self.folds:
+            labels = self.of_fold(fold, slice_ids)
+            low, high = np.fmin(low, labels), np.fmax(high, labels)
+        return np.stack([low, high])
+
     def training_slices(self, slices: pd.DataFrame, fold: int) -> pd.DataFrame:
         """Return `slices`, rows of a catalog, with the labels that the training of `fold` reads."""
         own = self.of_fold(fold, slices["slice_id"].to_numpy(object))

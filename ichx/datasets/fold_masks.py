@@ -16,6 +16,7 @@ import pandas as pd
 
 from ichx.datasets.catalog import write_parquet
 from ichx.datasets.fold_labels import PSEUDO, PSEUDO_PARTS
+from ichx.datasets.mask_png import decode_mask
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import open_file, read_announced
 
@@ -91,6 +92,38 @@ class MasksByFold:
                 _RESTORE,
             )
         return masks
+
+
+def masked_slices(workspace: "Workspace", masks: Mapping[str, MasksByFold]) -> set[str]:
+    """Return the slices with a mask in some fold, from files that exist; the masks themselves are not read."""
+    files = [workspace.root / one.path / fold_masks_file(fold) for one in masks.values() for fold in one.digests]
+    tables = [pd.read_parquet(path, columns=["slice_id"]) for path in files if path.is_file()]
+    return {name for table in tables for name in table["slice_id"]}
+
+
+def read_fold_mask(
+    workspace: "Workspace", masks: Mapping[str, MasksByFold], slice_id: str
+) -> tuple[int, npt.NDArray[np.uint8]] | None:
+    """Return the first fold with a mask of a slice, and the mask (H, W); None if it has none.
+
+    Raises:
+        ChangedDataError: A file is missing.
+        CorruptFileError: It is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    for one in masks.values():
+        for fold in sorted(one.digests):
+            path = workspace.root / one.path / fold_masks_file(fold)
+            try:
+                table = pq.read_table(path, columns=["png"], filters=[("slice_id", "==", slice_id)])
+                if len(table):
+                    return fold, decode_mask(table["png"][0].as_py())
+            except FileNotFoundError as error:
+                raise ChangedDataError("The file with the pseudo-masks is missing.", _RESTORE) from error
+            except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
+                raise CorruptFileError(f"Cannot read the pseudo-mask of slice {slice_id}.", _RESTORE) from error
+    return None
 
 
 def fold_masks_file(fold: int) -> str:

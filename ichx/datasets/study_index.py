@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ichx.ct.acquisition import ACQUISITION_FIELDS
 from ichx.datasets.arrow_columns import column_values
-from ichx.labels import LABELS
+from ichx.labels import LABELS, STUDY_LABELS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,10 @@ GEOMETRY: Final = ("rows", "columns", "spacing_row", "spacing_column", "pos_z", 
 FILE: Final = ("file", "bytes", "mtime_ns", "frame")
 CACHED: Final = ("row", "rows", "columns", "spacing_row", "spacing_column")
 """What the pixels of a slice in a cache depend on."""
+UNKNOWN_COUNT, SOME_POSITIVE = -1, -2
+"""Instead of the count of positive slices of a study: it is unknown; it is unknown, but the study is positive."""
+PSEUDO_RANGE: Final = tuple(f"{end}_{label}" for end in ("pseudo_low", "pseudo_high") for label in LABELS)
+"""Columns of the slices of a version with pseudo-labels: the smallest and largest of the folds, NaN without one."""
 NO_FOLD, SEVERAL_FOLDS = -3, -2
 """Next to `ichx.datasets.fold_numbers.TRAIN_ONLY`, -1."""
 
@@ -53,6 +57,10 @@ class IndexInput:
     """Fold of each slice, `(N,)`."""
     masked: npt.NDArray[np.bool_] | None = None
     """Whether each slice has a mask that is not empty, `(N,)`."""
+    pseudo: npt.NDArray[np.float32] | None = None
+    """The smallest and the largest pseudo-label of each slice over the folds, `(2, N, 6)`."""
+    pseudo_masked: npt.NDArray[np.bool_] | None = None
+    """Whether each slice has a pseudo-mask, which may be empty, `(N,)`."""
 
 
 def write_index(folder: Path, given: IndexInput) -> None:
@@ -77,6 +85,12 @@ def write_index(folder: Path, given: IndexInput) -> None:
     ]
     frame = slices[[*columns, "assumptions", *LABELS, *FILE]].iloc[order].reset_index(drop=True)
     of_parts = [name for name in ("part", "source") if name in slices]  # a mixture has a source per slice
+    of_studies = [name for name in STUDY_LABELS if name in slices]
+    frame = frame.assign(**{name: slices[name].to_numpy(np.float32)[order] for name in of_studies})
+    if given.pseudo is not None:
+        frame = frame.assign(
+            **dict(zip(PSEUDO_RANGE, np.concatenate(given.pseudo.transpose(0, 2, 1))[:, order], strict=True))
+        )
     for name in (*ACQUISITION_FIELDS, *of_parts):  # few values, which one dictionary per column has
         values = slices[name].iloc[order].reset_index(drop=True)
         frame[name] = values if values.dtype.kind == "f" else values.astype("category")
@@ -85,6 +99,7 @@ def write_index(folder: Path, given: IndexInput) -> None:
     frame["row"] = order.astype(np.int32)
     frame["fold"] = (np.full(n, NO_FOLD, np.int16) if given.folds is None else given.folds)[order]
     frame["mask"] = (np.zeros(n, bool) if given.masked is None else given.masked)[order]
+    frame["pseudo_mask"] = (np.zeros(n, bool) if given.pseudo_masked is None else given.pseudo_masked)[order]
     _write(frame, folder / SLICES_FILE)
     names = list(pd.unique(slices["study"]))  # by code
     _write(_studies(frame, slices.iloc[order], names), folder / STUDIES_FILE)
@@ -112,7 +127,8 @@ class StudyIndex:
         self._slices = _map(folder / SLICES_FILE)
         self.studies = _map(folder / STUDIES_FILE)
         """One row per study: `study`, `patient`, `first`, `slices`, `series`, a count of positive slices per label
-        (-1 if none is known to be positive and some are unknown), `fold`, `flags`, `scanner`, `masks`."""
+        (`UNKNOWN_COUNT` or `SOME_POSITIVE` if none is known to be positive and some are unknown), `fold`, `flags`,
+        `scanner`, `masks`."""
         self._ids = self._slices["slice_id"]
         self._cached = self._slices.select(list(CACHED))
         self._excluded = _map(folder / EXCLUDED_FILE)
@@ -197,6 +213,12 @@ class StudyIndex:
         """Return the row of `sort_excluded` with this number, or None if there is none."""
         return dict(self._excluded.slice(place, 1).to_pylist()[0]) if 0 <= place < len(self._excluded) else None
 
+    def study_labels(self) -> npt.NDArray[Any] | None:
+        """Return the labels of the studies or series of all slices by place, `(N, 6)`; None without any."""
+        if STUDY_LABELS[0] not in self._slices.column_names:
+            return None
+        return np.column_stack([self.column(name) for name in STUDY_LABELS])
+
     def masked_rows(self) -> npt.NDArray[np.int64]:
         """Return the cache rows of the slices with masks, ascending."""
         rows = self.column("row")[self.column("mask")]
@@ -229,7 +251,10 @@ def _studies(frame: "pd.DataFrame", slices: "pd.DataFrame", names: Sequence[Any]
     )
     for label in LABELS:
         count = positive[label].to_numpy(np.int64)
-        table[label] = np.where(unknown[label].to_numpy() & (count == 0), -1, count)
+        missing = np.full(len(count), UNKNOWN_COUNT)
+        if (name := f"study_{label}") in frame:
+            missing[(frame[name] > 0.5).groupby(code).any().to_numpy()] = SOME_POSITIVE
+        table[label] = np.where(unknown[label].to_numpy() & (count == 0), missing, count)
     low, high = grouped["fold"].min().to_numpy(), grouped["fold"].max().to_numpy()
     table["fold"] = np.where(low == high, low, SEVERAL_FOLDS).astype(np.int64)
     flagged = frame[[*FLAGS, *ASSUMED]].groupby(code).any()

@@ -51,6 +51,8 @@ class WorklistData:
     """First row of each study, ascending, `(S,)`."""
     other: Float32Array | None = None
     """Probabilities of the predictor to compare with, `(N, 6)`; None for lists that compare nothing."""
+    of_studies: Float32Array | None = None
+    """`(N, 6)`: labels of the study or series of each slice, NaN without one; None if only slices are labelled."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Worklist:
 def make_worklist(data: WorklistData, request: WorklistRequest, keep: npt.NDArray[np.bool_]) -> Worklist:
     """Return a worklist of any kind except `reviewed`.
 
-    A study's probability is the largest of its slices, and a study is positive if a slice is. It is on the list if
-    a slice of it is kept, with the slice that has the highest value itself. Ties are in the order of rows.
+    A study's probability is the largest of its slices, and a study is positive if a slice is, or by a label of its
+    own. It is on the list if a slice of it is kept, with the slice that has the highest value itself. Ties are in the
+    order of rows.
 
     Args:
         data: The columns.
@@ -86,7 +89,7 @@ def make_worklist(data: WorklistData, request: WorklistRequest, keep: npt.NDArra
         return Worklist(np.empty(0, np.int64), np.empty(0))
     pooled = [None if part is None else np.fmax.reduceat(part, data.first, axis=0) for part in (predicted, other)]
     assert pooled[0] is not None
-    truth = _study_truth(labels, data.first)
+    truth = _study_truth(labels_to_pool(labels, data.of_studies), data.first)
     values, study_called = _values(request, truth, pooled[0], pooled[1])
     if request.kind == "disagreement":  # two predictors may see different slices of a study
         values = np.fmax.reduceat(slice_values, data.first)
@@ -95,6 +98,11 @@ def make_worklist(data: WorklistData, request: WorklistRequest, keep: npt.NDArra
     studies = np.flatnonzero(wanted)
     shown = _representatives(data, request, slice_values)
     return _sorted(shown[studies], values[studies], request.kind)
+
+
+def labels_to_pool(labels: Float32Array, of_studies: Float32Array | None) -> Float32Array:
+    """Return the labels (N, 6) whose maximum over a study is its label: those of studies where slices have none."""
+    return labels if of_studies is None else np.where(np.isnan(labels), of_studies, labels).astype(np.float32)
 
 
 def _study_truth(labels: Float32Array, first: npt.NDArray[np.int64]) -> Float32Array:

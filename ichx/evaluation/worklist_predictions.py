@@ -63,16 +63,20 @@ def aligned(found: VersionPredictions, slice_ids: npt.NDArray[np.object_]) -> np
 
 
 def suggested_thresholds(
-    labels: npt.NDArray[np.float32], predicted: npt.NDArray[np.float32], first: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.float32],
+    predicted: npt.NDArray[np.float32],
+    first: npt.NDArray[np.int64],
+    to_pool: npt.NDArray[np.float32] | None = None,
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Return the operating points by unit (`slice`, `study`) and label, as JSON values; none without both classes.
 
-    Arguments are those of `ichx.evaluation.worklist.WorklistData`.
+    Arguments are those of `ichx.evaluation.worklist.WorklistData`; `to_pool` is what `labels_to_pool` returns.
     """
     parts = {"slice": (labels, predicted)}
     if len(first):
-        known = np.fmax.reduceat(labels, first, axis=0)
-        truth = np.where(known > 0.5, known, np.maximum.reduceat(labels, first, axis=0))
+        pooled = labels if to_pool is None else to_pool
+        known = np.fmax.reduceat(pooled, first, axis=0)
+        truth = np.where(known > 0.5, known, np.maximum.reduceat(pooled, first, axis=0))
         parts["study"] = (truth, np.fmax.reduceat(predicted, first, axis=0))
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for unit, (truth, p) in parts.items():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ichx import __version__
+from ichx.formatting import format_duration
 from ichx.labels import LABELS
 from ichx.publish.about import ABOUT_FILE, FIELDS
 from ichx.publish.card_facts import CardFacts
@@ -223,7 +224,7 @@ def _environment(facts: CardFacts) -> str:
     rows = []
     for one in facts.networks:
         for run in one.runs:
-            hours = ((run.ended or run.heartbeat) - run.started).total_seconds() / 3600
+            seconds = ((run.ended or run.heartbeat) - run.started).total_seconds()
             changed = " with local changes" if (run.provenance or {}).get("dirty") else ""
             rows.append(
                 (
@@ -231,7 +232,7 @@ def _environment(facts: CardFacts) -> str:
                     run.fold,
                     plain(run.code_version) + changed,
                     plain(run.device),
-                    f"{hours:.2f} h",
+                    format_duration(seconds),
                 )
             )
     libraries = sorted(

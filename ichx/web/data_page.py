@@ -11,9 +11,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ichx.datasets.decode_findings import CHECK_FILE
+from ichx.datasets.next_step import next_step
 from ichx.errors import IchxError, NotFoundError, NotReadyError
 from ichx.labels import LABELS
-from ichx.store import DatasetVersion
+from ichx.store import DatasetVersion, EvaluationCount
 from ichx.text import format_bytes
 from ichx.web.computed import Computed, StillComputingError
 from ichx.web.numbers import path_number
@@ -73,6 +74,14 @@ def version_page(request: Request) -> Response:
         labels=_labels(version),
         parts=version.summary.get("mixture", {}).get("parts", ()),
         shares=dict(version.part_shares),
+        origin=version.summary.get("pseudo"),
+        transductive=version.summary.get("transductive", False),
+        groups=_group_counts(version),
+        readers=version.summary.get("readers"),
+        flags=version.summary.get("flags"),
+        next_step=next_step(version).split("`"),
+        evaluations=(found_evaluations := store.evaluations(version.dataset))[::-1],
+        counted=EvaluationCount.of(found_evaluations),
         **found,
     )
 
@@ -154,11 +163,21 @@ def _labels(version: DatasetVersion) -> list[dict[str, Any]]:
             "name": label,
             "share": shares[label],
             "positive": _positive(shares[label], counts.get(label, {}).get("known", version.slices)),
+            "known": counts.get(label, {}).get("known"),
             "bar": round(100 * (shares[label] or 0) / most, 2),
         }
         for label in LABELS
         if label in shares
     ]
+
+
+def _group_counts(version: DatasetVersion) -> dict[str, Any] | None:
+    """Return how many labels of studies or series are known, with their `level`; None if only slices are labelled."""
+    counts = version.summary.get("label_counts", {})
+    if "groups" not in counts:
+        return None
+    level = counts.get("level", "study")
+    return {"level": level, "plural": {"study": "studies"}.get(level, level), "labels": counts["groups"]}
 
 
 def _positive(share: float | None, known: int) -> int | None:

@@ -8,12 +8,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ichx.errors import IchxError, NotFoundError
+from ichx.evaluation.subject import Subject
 from ichx.experiment_files import REPORT_FILE
 from ichx.formatting import format_interval, shown_marks
 from ichx.store import Ensemble, Selection, marks
 from ichx.web.computed import COMPUTE_SECONDS, Computed, StillComputingError
 from ichx.web.experiment_files import open_served, served_report
 from ichx.web.numbers import path_number
+from ichx.web.operating import operating_part
 from ichx.web.served_files import FileContent
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import Site, attachment, site_of
@@ -86,6 +88,14 @@ def subgroups(request: Request) -> Response:
     found = dict(sources_of(request).part(Computed).get("score_subgroups", arguments, _state(e), COMPUTE_SECONDS))
     command = f"evaluate --ensemble {number} --dataset NAME --by scanner"
     return site.render(request, "subgroups.html.j2", **found, marks=shown_marks(e), command=command)
+
+
+@without_paths
+def operating(request: Request) -> Response:
+    """Return the thresholds, recalibrations and evaluations as a part of the page."""
+    number = path_number(request)
+    site_of(request).project.store.ensemble(number)
+    return operating_part(request, Subject(number, ensemble=True))
 
 
 def report(request: Request) -> Response:
@@ -173,4 +183,5 @@ ROUTES: Final = (
     Route("/ensembles/{number:number}/submissions/{name}", submission),
     Route("/api/ensembles/{number:number}/scores", scores),
     Route("/api/ensembles/{number:number}/subgroups", subgroups),
+    Route("/api/ensembles/{number:number}/operating", operating),
 )

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ichx.evaluation.choices import check_tta
+from ichx.evaluation.subject import Subject
 from ichx.experiments.recipe_values import recipe_values
 from ichx.formatting import format_interval
 from ichx.store import marks
@@ -18,6 +19,7 @@ from ichx.web.computed import COMPUTE_SECONDS, Computed
 from ichx.web.curves import planned_stages
 from ichx.web.experiment_live import read_live
 from ichx.web.numbers import path_number
+from ichx.web.operating import operating_part
 from ichx.web.shown_errors import without_paths
 from ichx.web.site import site_of
 from ichx.web.sources import sources_of
@@ -112,9 +114,18 @@ def subgroups(request: Request) -> Response:
     return site.render(request, "subgroups.html.j2", **found, marks=marks(experiment), command=command)
 
 
+@without_paths
+def operating(request: Request) -> Response:
+    """Return the thresholds, recalibrations and evaluations as a part of the page."""
+    number = path_number(request)
+    site_of(request).project.store.experiment(number)
+    return operating_part(request, Subject(number))
+
+
 ROUTES = (
     Route("/experiments/{number:number}", experiment_page),
     Route("/api/experiments/{number:number}/scores", scores),
     Route("/api/experiments/{number:number}/subgroups", subgroups),
+    Route("/api/experiments/{number:number}/operating", operating),
     *experiment_files.ROUTES,
 )

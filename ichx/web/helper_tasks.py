@@ -12,7 +12,7 @@ from ichx.child_processes import watch_parent
 from ichx.errors import IchxError, as_user_error
 from ichx.project import Project
 from ichx.store import open_store
-from ichx.web import compared, described
+from ichx.web import compared, described, operating
 from ichx.workspace import find_workspace
 
 IDLE_SECONDS: Final = 120.0
@@ -30,6 +30,8 @@ def index_version(project: Project, report: Report, dataset: str, number: int, f
     from ichx.cache.hu_cache import slices_digest
     from ichx.datasets.catalog import usable_slices
     from ichx.datasets.dataset import load_catalog, load_folds
+    from ichx.datasets.fold_labels import read_fold_labels
+    from ichx.datasets.fold_masks import masked_slices, masks_of_parts
     from ichx.datasets.mask_png import MASKS_FILE
     from ichx.datasets.mixture import with_parts
     from ichx.datasets.study_index import IndexInput, write_index
@@ -42,8 +44,13 @@ def index_version(project: Project, report: Report, dataset: str, number: int, f
     if version.summary.get("masks"):
         known = pd.read_parquet(project.workspace.root / version.path / MASKS_FILE, columns=["slice_id"])
         masked = np.asarray(slices["slice_id"].isin(known["slice_id"]))
+    pseudo, pseudo_masked = read_fold_labels(project.workspace, version), None
+    if by_fold := masks_of_parts(version):
+        pseudo_masked = np.asarray(slices["slice_id"].isin(masked_slices(project.workspace, by_fold)))
+    ranges = None if pseudo is None else pseudo.ranges(slices["slice_id"].to_numpy(object))
     excluded = catalog[catalog["defect"].notna()]
-    write_index(Path(folder), IndexInput(slices, excluded, slices_digest(slices), folds, masked))
+    given = IndexInput(slices, excluded, slices_digest(slices), folds, masked, ranges, pseudo_masked)
+    write_index(Path(folder), given)
 
 
 def index_files(project: Project, report: Report, source: str, folder: str) -> None:
@@ -69,6 +76,7 @@ def predict_worklist(
     import numpy as np
 
     from ichx.datasets.study_index import StudyIndex
+    from ichx.evaluation.worklist import labels_to_pool
     from ichx.evaluation.worklist_predictions import aligned, suggested_thresholds, version_predictions
     from ichx.labels import LABELS
 
@@ -78,11 +86,12 @@ def predict_worklist(
     np.save(Path(folder) / "predicted.npy", predicted)
     labels = np.column_stack([slices.column(label) for label in LABELS])
     first = slices.studies["first"].to_numpy()
+    truth = labels_to_pool(labels, slices.study_labels())
     return {
         "predicted": int(np.isfinite(predicted).all(axis=1).sum()),
         "out_of_fold": found.out_of_fold,
         "note": found.note,
-        "thresholds": suggested_thresholds(labels, predicted, first),
+        "thresholds": suggested_thresholds(labels, predicted, first, truth),
     }
 
 
@@ -150,6 +159,7 @@ TASKS: Final[Mapping[str, Callable[..., Any]]] = {
     "score_experiment": described.score_experiment,
     "score_ensemble": described.score_ensemble,
     "score_subgroups": described.score_subgroups,
+    "describe_operating": operating.describe_operating,
 }
 """By name. A task receives the project, a function for its progress, and the arguments of the request."""
 

@@ -29,6 +29,8 @@ HEAT_SECONDS: Final = 180.0
 """Time limit of one computation."""
 WAITING: Final = 5
 """Requests that compute or wait; the oldest ones are refused."""
+IGNORED: Final = 1
+"""Value of pixels that trainings leave out, as the networks were not sure."""
 HEAT_BYTES: Final = 64_000_000
 """Memory for computed maps."""
 
@@ -129,11 +131,13 @@ def _fold(site: Site, source: Source, row: dict[str, Any], experiment: int) -> i
 
 
 def _drawn(site: Site, source: Source, row: dict[str, Any], cache: "Cache | None", label: str) -> Response:
-    """Return the mask that users attached."""
+    """Return the mask that users attached; without one, the pseudo-mask of the first fold that has one."""
     import numpy as np
 
     from ichx.cache.display import StoredMasks, displayed_mask
 
+    if row["pseudo_mask"] and not row["mask"] and source.version is not None:
+        return _pseudo_mask(site, source, row, cache, label)
     mask = None
     if row["mask"] and source.version is not None:
         folder = site.workspace.root / source.version.path
@@ -143,6 +147,27 @@ def _drawn(site: Site, source: Source, row: dict[str, Any], cache: "Cache | None
     if marked is None or not marked.any():
         raise NotFoundError("This slice has no such mask.", "Choose another label.")
     return _response(np.where(marked, np.uint8(255), np.uint8(0)), 1.0, f"mask of {label} in the dataset")
+
+
+def _pseudo_mask(site: Site, source: Source, row: dict[str, Any], cache: "Cache | None", label: str) -> Response:
+    """Return a pseudo-mask, which the networks of a fold predicted: `IGNORED` where they are not sure."""
+    import numpy as np
+
+    from ichx.cache.display import place_mask
+    from ichx.datasets.fold_masks import masks_of_parts, read_fold_mask
+    from ichx.labels import UNKNOWN_MASK
+
+    assert source.version is not None
+    found = read_fold_mask(site.workspace, masks_of_parts(source.version), row["slice_id"])
+    if found is None:
+        raise NotFoundError("This slice has no pseudo-mask.", "Choose another slice.")
+    fold, stored = found
+    mask = place_mask(stored, cache, source.path, row)
+    marked = (mask > 0) & (mask != UNKNOWN_MASK) if label == "any" else mask == 1 + SUBTYPES.index(label)
+    values = np.where(marked, 255, np.where(mask == UNKNOWN_MASK, IGNORED, 0)).astype(np.uint8)
+    if not values.any():
+        raise NotFoundError(f"The pseudo-mask of fold {fold} marks nothing here.", "Choose another label.")
+    return _response(values, 1.0, f"pseudo-mask of {label} by the networks of fold {fold}")
 
 
 def _as_displayed(

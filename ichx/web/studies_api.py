@@ -9,11 +9,18 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from ichx.datasets.fold_numbers import TRAIN_ONLY
-from ichx.labels import LABELS
 from ichx.store import Ensemble
 from ichx.web.prediction_jobs import PredictionJobs
 from ichx.web.shown_errors import without_paths
 from ichx.web.site import Site, site_of
+from ichx.web.slice_labels import (
+    as_number,
+    known_labels,
+    positive_of_study,
+    pseudo_labels,
+    reason_of_version,
+    unknown_labels,
+)
 from ichx.web.sources import Source, pixel_version, source_of, sources_of
 
 FILE_PREDICTIONS: Final = "file:1"
@@ -55,6 +62,7 @@ def study(request: Request) -> Response:
             "study": found["study"],
             "patient": found["patient"],
             "fold": fold,
+            "positive": positive_of_study(found),
             "series": _series(source, found["study"], rows, reviews),
             "defects": defects,
             "pixels": _pixel_facts(source),
@@ -157,6 +165,7 @@ def _series(source: Source, study: str, rows: list[dict[str, Any]], reviews: dic
     for row in rows:
         series.setdefault(row["series"], []).append(row)
     found = []
+    reason = reason_of_version(source.version)
     for name, slices in series.items():
         key = study, name
         if key not in source.sides:
@@ -164,7 +173,7 @@ def _series(source: Source, study: str, rows: list[dict[str, Any]], reviews: dic
         order = _direction(slices)
         steps = sorted(row["step"] for row in slices if row["step"] is not None and row["step"] > 0)
         thickness = round(steps[len(steps) // 2], 3) if steps else None
-        listed = [_slice(row, source.sides[key], thickness, reviews) for row in slices]
+        listed = [_slice(row, source.sides[key], thickness, reviews, reason) for row in slices]
         found.append(
             {
                 "series": name,
@@ -177,12 +186,12 @@ def _series(source: Source, study: str, rows: list[dict[str, Any]], reviews: dic
 
 
 def _slice(
-    row: dict[str, Any], side: dict[str, str] | None, thickness: float | None, reviews: dict[str, int]
+    row: dict[str, Any], side: dict[str, str] | None, thickness: float | None, reviews: dict[str, int], reason: str
 ) -> dict[str, Any]:
-    spacing = [_number(row["spacing_row"]), _number(row["spacing_column"])]
+    spacing = [as_number(row["spacing_row"]), as_number(row["spacing_column"])]
     return {
         "id": row["slice_id"],
-        "position": _number(row["position"]),
+        "position": as_number(row["position"]),
         "rows": row["rows"],
         "columns": row["columns"],
         "spacing": None if None in spacing else spacing,
@@ -190,10 +199,13 @@ def _slice(
         "side": side,
         "header_window": None if row["window_missing"] else [row["window_centre"], row["window_width"]],
         "header": _header(row),
-        "labels": _labels(row),
+        "labels": known_labels(row),
+        "unknown": unknown_labels(row, reason),
+        "pseudo": pseudo_labels(row),
         "fold": row["fold"] if row["fold"] >= TRAIN_ONLY else None,
         "flags": [*_flags([row]), *row["assumptions"].split()],
         "mask": row["mask"],
+        "pseudo_mask": row["pseudo_mask"],
         "reviews": reviews.get(row["slice_id"], 0),
     }
 
@@ -204,14 +216,6 @@ def _header(row: dict[str, Any]) -> dict[str, str | float]:
     return {name: value for name, value in found.items() if value not in (None, "") and value == value}
 
 
-def _labels(row: dict[str, Any]) -> dict[str, int | None] | None:
-    """Return the labels of a slice, None for an unknown one; None if all are unknown."""
-    values = {label: _number(row[label]) for label in LABELS}
-    if all(value is None for value in values.values()):
-        return None
-    return {label: None if value is None else int(value > 0.5) for label, value in values.items()}
-
-
 def _flags(rows: list[dict[str, Any]]) -> list[str]:
     from ichx.datasets.study_index import FLAGS
 
@@ -220,15 +224,10 @@ def _flags(rows: list[dict[str, Any]]) -> list[str]:
 
 def _direction(rows: list[dict[str, Any]]) -> int:
     """Return 1 if the slices run from foot to head, -1 if from head to foot, 0 if that is unknown."""
-    first, last = _number(rows[0]["pos_z"]), _number(rows[-1]["pos_z"])
+    first, last = as_number(rows[0]["pos_z"]), as_number(rows[-1]["pos_z"])
     if rows[0]["by_number"] or rows[0]["not_axial"] or first is None or last is None or first == last:
         return 0
     return 1 if last > first else -1  # DICOM: z grows towards the head
-
-
-def _number(value: float | None) -> float | None:
-    """Return a value for JSON: None for a missing one."""
-    return None if value is None or value != value else float(value)
 
 
 def _pixel_facts(source: Source) -> dict[str, Any]:

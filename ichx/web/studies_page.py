@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ichx.datasets.fold_numbers import TRAIN_ONLY
+from ichx.datasets.study_index import SOME_POSITIVE, UNKNOWN_COUNT
 from ichx.errors import InvalidInputError, NotReadyError
 from ichx.labels import LABELS
 from ichx.web.numbers import page_number, query_number
@@ -84,7 +85,7 @@ def select_studies(source: Source, query: QueryParams) -> Any:
         if column not in LABELS:
             raise InvalidInputError(f"Unknown label: {label[:40]!r}.", f"Use one of {', '.join(LABELS)}.")
         counts = column_values(table[column])
-        keep &= counts == 0 if negative else counts > 0
+        keep &= counts == 0 if negative else (counts > 0) | (counts == SOME_POSITIVE)
     fold = TRAIN_ONLY if query.get("fold") == str(TRAIN_ONLY) else query_number(query, "fold")
     if fold is not None:
         keep &= column_values(table["fold"]) == fold
@@ -103,7 +104,7 @@ def _choices(source: Source) -> dict[str, list[str]]:
     folds = sorted({fold for fold in table["fold"].to_pylist() if fold >= TRAIN_ONLY})
     flags = sorted({flag for text in set(table["flags"].to_pylist()) for flag in text.split()})
     return {
-        "label": [*LABELS, "no any"] if any(count >= 0 for count in table["any"].to_pylist()) else [],
+        "label": [*LABELS, "no any"] if set(table["any"].to_pylist()) - {UNKNOWN_COUNT} else [],
         "fold": [str(fold) for fold in folds],
         "scanner": sorted(set(table["scanner"].to_pylist())),
         "flag": flags,

@@ -209,7 +209,8 @@ def _make(source: Source, choice: WorklistChoice, reviews: list[Review], prepare
         return _reviewed(index.column("study"), [place for place in dict.fromkeys(places) if keep[place]], choice)
     labels = np.column_stack([index.column(label) for label in LABELS])
     other = prepared[1].predicted if len(prepared) > 1 else None
-    return make_worklist(WorklistData(labels, prepared[0].predicted, first, other), choice.request, keep)
+    data = WorklistData(labels, prepared[0].predicted, first, other, index.study_labels())
+    return make_worklist(data, choice.request, keep)
 
 
 def _reviewed(study: npt.NDArray[Any], places: list[int], choice: WorklistChoice) -> Worklist:

@@ -19,6 +19,7 @@ from ichx.store import Review
 from ichx.web.numbers import page_number
 from ichx.web.shown_errors import shown_error, without_paths
 from ichx.web.site import FOR_GOOD, Site, csv_response, site_of
+from ichx.web.slice_labels import as_number, reason_of_version, unknown_labels
 from ichx.web.sources import FILES, PAGE_SECONDS, Source, pixel_version, sources_of
 from ichx.web.studies_api import PLAIN_CURVES, predictors
 from ichx.web.thumbnails import THUMBNAIL, thumbnail_png
@@ -36,6 +37,8 @@ NAMES: Final[dict[Kind, str]] = {
 }
 VALUES: Final = {"highest-loss": "log loss", "disagreement": "difference", "uncertain": "entropy (bit)"}
 """Headers of the column of values, for kinds whose value is not the probability."""
+NEED_LABELS: Final = (*AT_THRESHOLD, "highest-loss")
+"""Kinds of lists that compare predictions with labels."""
 FILTERS: Final = ("kind", "source", "of", "versus", "label", "threshold", "truth", "per", "fold", "scanner", "reviewed")
 """Parameters of a list; others are for the page."""
 
@@ -98,6 +101,7 @@ def worklist(request: Request) -> Response:
         "link": link,
         "value_name": _value_name(listed),
         "points": _points(listed, link),
+        "unlabelled": listed.choice.request.kind in NEED_LABELS and not _has_labels(listed),
         "csv": "/worklist.csv?" + urlencode(_filters(request)),
     }
     return site.render(request, "worklist.html.j2", **context)
@@ -202,6 +206,8 @@ def _row(site: Site, listed: Listed, at: int, filters: dict[str, str]) -> dict[s
         "slice": row["slice_id"],
         "study": row["study"],
         "fold": row["fold"] if row["fold"] >= TRAIN_ONLY else None,
+        "of_study": [label for label in LABELS if (as_number(row.get(f"study_{label}")) or 0) > 0.5],
+        "reason": next(iter(unknown_labels(row, reason_of_version(listed.source.version)).values()), ""),
         "truth": None if row["any"] is None or row["any"] != row["any"] else truth,
         "probabilities": probabilities,
         "value": float(listed.found.values[at]),
@@ -255,6 +261,16 @@ def _points(listed: Listed, link: Any) -> list[dict[str, Any]]:
         for point in points
         if point["threshold"] is not None
     ]
+
+
+def _has_labels(listed: Listed) -> bool:
+    """Return whether the label of the list is known for a row."""
+    label = LABELS[listed.label]
+    known = ~np.isnan(listed.source.index.column(label))
+    of_studies = listed.source.index.study_labels()
+    if of_studies is not None and listed.choice.request.unit == "study":
+        known |= ~np.isnan(of_studies[:, listed.label])
+    return bool(known.any())
 
 
 def _value_name(listed: Listed) -> str | None:

@@ -166,3 +166,25 @@ def test_a_disagreement_needs_two_predictors() -> None:
 def test_the_entropy_is_in_bits() -> None:
     assert entropy([0, 0.5, 1, 0.25]).tolist() == pytest.approx([0, 1, 0, 0.8112781244591328])
     assert np.isnan(entropy([np.nan])).all()
+
+
+def test_a_missed_study_is_listed_if_only_the_study_is_labelled() -> None:
+    labels = np.full((6, 6), np.nan, np.float32)
+    labels[:3] = 0  # a negative study
+    of_studies = np.zeros((6, 6), np.float32)
+    of_studies[3:, LABELS.index("any")] = 1
+    predicted = np.full((6, 6), 0.1, np.float32)
+    predicted[4, LABELS.index("any")] = 0.2
+    first = np.array([0, 3], np.int64)
+    keep = np.ones(6, bool)
+    data = WorklistData(labels, predicted, first, of_studies=of_studies)
+    missed = make_worklist(data, WorklistRequest("false-negatives", unit="study"), keep)
+    assert (missed.rows.tolist(), missed.values.round(3).tolist()) == ([4], [0.2])
+    alarms = WorklistRequest("false-positives", threshold=0.05, unit="study")
+    assert make_worklist(data, alarms, keep).rows.tolist() == [0]
+    assert not len(make_worklist(data, WorklistRequest("false-negatives"), keep).rows)
+    assert not len(
+        make_worklist(
+            WorklistData(labels, predicted, first), WorklistRequest("false-negatives", unit="study"), keep
+        ).rows
+    )

@@ -16,6 +16,7 @@ import torch
 from built_once import built_once
 from conftest import SHORT, Program
 from safetensors.torch import load_file, save_file
+from web_site import serving
 
 from ichx.cache.dataset_removal import dataset_artifacts, remove_dataset
 from ichx.cache.hu_cache import CacheSpec
@@ -382,6 +383,24 @@ def test_changed_masks_are_noticed_and_removed_with_the_dataset(place: Project) 
     remove_dataset(place, "pseudo")
     assert not any(file.exists() for file in cached.files)
     assert not path.exists()
+
+
+def test_the_viewer_draws_pseudo_masks(place: Project) -> None:
+    created(place)
+    masks = stored(place, 0)
+    name = next(one for one, mask in masks.items() if {0, 1, UNKNOWN_MASK} <= set(np.unique(mask)))
+    empty = next(one for one, mask in masks.items() if not mask.any())
+    with serving(place.workspace.root) as served:
+        client = served.client()
+        answer = client.get(f"/api/overlays/pseudo@1/{name}", params={"kind": "mask", "label": SUBTYPES[0]})
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["X-Meaning"] == f"pseudo-mask of {SUBTYPES[0]} by the networks of fold 0"
+        shape = int(answer.headers["X-Rows"]), int(answer.headers["X-Columns"])
+        expected_values = np.select([masks[name] == 1, masks[name] == UNKNOWN_MASK], [255, 1])
+        assert np.array_equal(np.frombuffer(answer.content, np.uint8).reshape(shape), expected_values)
+        nothing = client.get(f"/api/overlays/pseudo@1/{empty}", params={"kind": "mask"})
+        assert nothing.status_code == 404
+        assert "fold 0" in nothing.json()["error"]["problem"]
 
 
 @pytest.mark.slow

@@ -184,11 +184,39 @@ def test_unknown_sides_and_spacings_are_not_guessed(serve_studies: ServeStudies,
     np.testing.assert_array_equal(canvas_pixels(page), expected_pixels(hu_of(1), (40, 80)))
     facts = page.locator("#facts").inner_text()
     assert facts.count("unknown") == 4
-    assert page.locator("#probabilities td.truth").first.inner_text() == "unknown"
+    assert page.locator("#probabilities td.truth").first.inner_text() == "–"
     assert page.locator("[data-truth]").count() == 0
     page.locator("#first").select_option("")
     page.wait_for_selector(".pane h2:has-text('Image')")
     assert page.locator(".strip:visible, .switches:visible").count() == 0
+
+
+def test_unknown_and_soft_labels_and_pseudo_labels_are_explained(serve_studies: ServeStudies, tab: OpenTab) -> None:
+    known = dict.fromkeys(LABELS) | {"subdural": 0.25, "any": 1.0}
+    why = {label: "its study alone is positive" for label in LABELS if known[label] is None}
+    served, fake = serve_studies(count=3, facts={"labels": known, "unknown": why})
+    fake.changes["positive"] = ["epidural"]
+    page = tab(served).open(f"{PATH}?slice=a1")
+    wait_for_slice(page, "a1")
+    assert page.locator("#probabilities td.truth").all_inner_texts() == ["–", "–", "–", "–", "0.25", "yes"]
+    assert page.locator("#probabilities td.yes").count() == 1
+    note = page.locator("#unknown-labels").inner_text()
+    assert note.count("its study alone is positive") == 1
+    assert "subdural" not in note
+    assert page.locator("[data-truth=subdural] .tick, [data-truth=epidural] .tick").count() == 0
+    assert page.locator("[data-truth=epidural] .unknown").count() == 3
+    assert page.locator("[data-truth=any] .tick").count() == 3
+    assert "labels of the study: epidural" in page.locator("#summary").inner_text()
+    fake.facts = {
+        "labels": None,
+        "unknown": dict.fromkeys(LABELS, "no"),
+        "pseudo": {"any": [0.25, 0.75], "subdural": [0.5, 0.5]},
+    }
+    page.reload()
+    wait_for_slice(page, "a1")
+    assert page.locator("#probabilities td.truth").all_inner_texts() == ["–", "–", "–", "–", "0.500", "0.250 to 0.750"]
+    assert "pseudo-label" in page.locator("#probabilities thead").inner_text()
+    assert "never scored" in page.locator("#unknown-labels").inner_text()
 
 
 def test_sides_are_those_of_the_slice(serve_studies: ServeStudies, tab: OpenTab) -> None:

@@ -6,3 +6,4 @@ const at = (id) => document.getElementById(id);
 
 loadWhenOpened(at("score-details"), at("score-tables"), "scores");
 loadWhenOpened(at("subgroup-details"), at("subgroup-tables"), "subgroups");
+loadWhenOpened(at("operating-details"), at("operating-tables"), "operating");

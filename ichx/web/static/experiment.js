@@ -109,6 +109,7 @@ function prepareScores() {
 prepareScores();
 
 loadWhenOpened(at("subgroup-details"), at("subgroup-tables"), "subgroups");
+loadWhenOpened(at("operating-details"), at("operating-tables"), "operating");
 
 // Recipe
 at("all-values")?.addEventListener("change", ({ target }) => {

@@ -114,7 +114,8 @@ export class Strip {
       if (named) parts.push(text(left - 6, middle + 4, name, "end"));
       const group = svg("g", { class: column < 0 ? "series" : `series c${column}`, "data-truth": name });
       slices.forEach((one, i) => {
-        if (column < 0 ? one.reviews : one.labels?.[name]) group.append(svg("path", { class: "tick", d: `M${this.#x(i).toFixed(1)} ${row + 1}v${ROW - 2}` }));
+        if (column < 0 ? one.reviews : one.labels?.[name] > 0.5) group.append(svg("path", { class: "tick", d: `M${this.#x(i).toFixed(1)} ${row + 1}v${ROW - 2}` }));
+        else if (column >= 0 && (one.labels?.[name] ?? null) === null) group.append(svg("path", { class: "unknown", d: `M${(this.#x(i) - 2).toFixed(1)} ${middle}h4` }));
       });
       parts.push(group);
       row += ROW;

@@ -3,7 +3,7 @@
 import { announce, getJson, remember, remembered, showProblem } from "./base.js";
 import { CURVES, curveSign } from "./strip.js";
 import { Address, addressOf, readAddress } from "./viewer_address.js";
-import { describeSlice, foldText, made, Reviews, showFacts, showProbabilities } from "./viewer_facts.js";
+import { describeSlice, foldText, made, Reviews, showFacts, showProbabilities, showUnknown } from "./viewer_facts.js";
 import { GESTURES, listen, listenToKeys, shortcuts } from "./viewer_input.js";
 import { ListBar } from "./viewer_list.js";
 import { KINDS } from "./viewer_overlay.js";
@@ -136,6 +136,7 @@ function showPlace() {
   }
   showFacts($("facts"), slice, series(), study, loader.peek(slice.id));
   showProbabilities($("probabilities"), slice, labels, panes);
+  showUnknown($("unknown-labels"), slice, labels);
   reviews.show(slice);
   clearTimeout(said);
   said = setTimeout(() => announce(text), SAY_DELAY);
@@ -384,7 +385,7 @@ async function open() {
     }
   }
   const slices = study.series.reduce((sum, one) => sum + one.slices.length, 0);
-  $("summary").textContent = [files ? "opened files" : source, study.patient && `patient ${study.patient}`, study.fold != null && `fold ${foldText(study.fold)}`, `${study.series.length} series, ${slices} slice${slices === 1 ? "" : "s"}`].filter(Boolean).join(" · ");
+  $("summary").textContent = [files ? "opened files" : source, study.patient && `patient ${study.patient}`, study.fold != null && `fold ${foldText(study.fold)}`, study.positive?.length && `labels of the study: ${study.positive.join(", ")}`, `${study.series.length} series, ${slices} slice${slices === 1 ? "" : "s"}`].filter(Boolean).join(" · ");
   if (study.pixels.problem) showNotice(study.pixels.problem, study.pixels.remedy);
   $("defects").hidden = study.defects.length === 0;
   $("defects").querySelector("ul").replaceChildren(...study.defects.map((one) => made("li", [one.defect, one.detail].filter(Boolean).join(": "))));

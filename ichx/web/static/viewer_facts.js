@@ -29,12 +29,12 @@ export const foldText = (fold) => fold == null ? "none" : fold < 0 ? "none, trai
 export function showProbabilities(table, slice, labels, panes) {
   const columns = panes.flatMap((pane, i) => pane.curves.map((curve) => ({ title: panes.length > 1 ? `${"AB"[i]}: ${curve.key}` : curve.key, values: curve.probabilities[slice.id] })));
   const head = made("tr");
-  head.append(...["label", "truth", ...columns.map((one) => one.title)].map((title, i) => made("th", title, { scope: "col", class: i > 1 ? "number" : "" })));
+  head.append(...["label", slice.pseudo && !slice.labels ? "pseudo-label" : "truth", ...columns.map((one) => one.title)].map((title, i) => made("th", title, { scope: "col", class: i > 1 ? "number" : "" })));
   const body = labels.map((label, at) => {
     const row = made("tr"), truth = slice.labels?.[label];
     const name = made("th", label, { scope: "row" });
     name.prepend(made("span", "", { class: `key c${at}${at % 2 === 0 ? " dashed" : ""}`, "aria-hidden": "true" }));
-    row.append(name, made("td", truth === undefined || truth === null ? "unknown" : truth ? "yes" : "no", { class: truth ? "truth yes" : "truth" }));
+    row.append(name, made("td", truthText(slice, label), { class: truth > 0.5 ? "truth yes" : "truth", title: slice.unknown?.[label] ?? "" }));
     row.append(...columns.map((one) => made("td", probability(one.values?.[at]), { class: "number" })));
     return row;
   });
@@ -44,6 +44,28 @@ export function showProbabilities(table, slice, labels, panes) {
   table.replaceChildren(thead, tbody);
 }
 
+/** Return the label of a slice in words: a soft one is a number, an unknown one a dash, a pseudo-label its range over folds. */
+function truthText(slice, label) {
+  const truth = slice.labels?.[label], range = slice.pseudo?.[label];
+  if (truth !== undefined && truth !== null) return truth === 1 ? "yes" : truth === 0 ? "no" : number(truth);
+  if (!range) return "–";
+  const [low, high] = range.map(probability);
+  return low === high ? low : `${low} to ${high}`;
+}
+
+/** Write below the probabilities why labels are unknown, and what pseudo-labels are. */
+export function showUnknown(place, slice, labels) {
+  const reasons = new Map();
+  for (const label of labels) {
+    const reason = slice.pseudo?.[label] ? null : slice.unknown?.[label];
+    if (reason) reasons.set(reason, [...(reasons.get(reason) ?? []), label]);
+  }
+  const lines = [...reasons].map(([reason, names]) => `– ${names.length === labels.length ? "all labels" : names.join(", ")}: unknown, ${reason}.`);
+  if (slice.pseudo) lines.push("Pseudo-labels: each fold trains on those of its own networks, shown as a range; they are never scored.");
+  place.replaceChildren(...lines.map((line) => made("span", line)));
+  place.hidden = !lines.length;
+}
+
 /** Return what a screen reader says about a slice. */
 export function describeSlice(slice, series, labels, panes) {
   const said = [`Slice ${series.slices.indexOf(slice) + 1} of ${series.slices.length}, ${slice.id}`];
@@ -51,7 +73,7 @@ export function describeSlice(slice, series, labels, panes) {
     const values = pane.curves.at(-1)?.probabilities[slice.id];
     if (values) said.push(`${pane.name}: ${labels.map((label, i) => `${label} ${probability(values[i])}`).join(", ")}`);
   }
-  const present = labels.filter((label) => slice.labels?.[label]);
+  const present = labels.filter((label) => slice.labels?.[label] > 0.5);
   const unknown = labels.filter((label) => slice.labels && slice.labels[label] === null);
   if (slice.labels) said.push(`labels: ${present.join(", ") || "none"}${unknown.length ? `; unknown: ${unknown.join(", ")}` : ""}`);
   return said.join(". ");

@@ -7,6 +7,7 @@ const MASK = [255, 176, 0]; // seen on grey by everyone
 // Inferno at 0, 1/16, ..., 1: the scale of the reports.
 const INFERNO = ["000004", "0b0724", "210c4a", "3b0964", "550f6d", "6d186e", "86216b", "9e2a63", "b73557", "cd4347", "e05536", "ee6c24",
   "f98b0b", "fcab0f", "f9cc37", "f3ec74", "fcffa4"].map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+const IGNORED = [90, 170, 255, 70]; // pixels of a pseudo-mask that trainings leave out
 const MEMORY = 64;
 
 /** Maps of the slices of one predictor, the most recent ones in memory. */
@@ -51,8 +52,9 @@ export function drawOverlay(canvas, map, kind) {
   for (let i = 0; i < values.length; i++) {
     if (!values[i]) continue;
     if (colours) { image.data.set(colours[values[i]], 4 * i); continue; }
+    if (values[i] < 255) { image.data.set(IGNORED, 4 * i); continue; }
     const x = i % columns;
-    const edge = x === 0 || x === columns - 1 || !values[i - 1] || !values[i + 1] || !values[i - columns] || !values[i + columns];
+    const edge = x === 0 || x === columns - 1 || [i - 1, i + 1, i - columns, i + columns].some((at) => values[at] !== 255);
     image.data.set([...MASK, edge ? 255 : 110], 4 * i);
   }
   context.putImageData(image, 0, 0);
@@ -68,6 +70,11 @@ export function describeOverlay(place, map, kind) {
   if (kind === "mask") {
     swatch.style.background = `rgb(${MASK})`;
     place.append(swatch, ` ${map.meaning || "marked by a reader"}`);
+    if (map.values.some((value) => value > 0 && value < 255)) {
+      const ignored = swatch.cloneNode();
+      ignored.style.background = `rgb(${IGNORED.slice(0, 3)})`;
+      place.append(" ", ignored, " not sure: left out of the training");
+    }
     return;
   }
   swatch.classList.add("scale");

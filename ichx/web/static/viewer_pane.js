@@ -113,7 +113,7 @@ export class Pane {
     clearTimeout(this.#timer);
     if (kind === "none") { this.stage.showOverlay(null); describeOverlay(this.legend, null, kind); return; }
     if (kind !== "mask" && !this.of) { this.stage.showOverlay(null); this.legend.textContent = "Choose predictions to see their overlay."; return; }
-    if (kind === "mask" && !facts.mask) { this.stage.showOverlay(null); this.legend.textContent = "This slice has no mask in the dataset."; return; }
+    if (kind === "mask" && !facts.mask && !facts.pseudo_mask) { this.stage.showOverlay(null); this.legend.textContent = "This slice has no mask in the dataset."; return; }
     if (this.area.dataset.overlaySlice !== facts.id) this.stage.showOverlay(null);
     try {
       if (kind !== "mask" && !this.overlays.has(facts.id, kind, label)) {
