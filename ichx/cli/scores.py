@@ -58,7 +58,7 @@ def scores(
     as_csv: AsCsv = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show all OOF scores of an experiment or ensemble with 95 % intervals.
+    """Show OOF scores of an experiment or ensemble with intervals.
 
     Scores are computed per slice and per study; intervals come from a bootstrap over patients. With --by, scores of
     subgroups are shown instead, of --label or of `any`. An ensemble is scored by its nested predictions.

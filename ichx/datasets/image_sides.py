@@ -1,8 +1,7 @@
 """The patient's sides in the images of slices, from the headers of their files: a catalog has no orientation."""
 
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ichx.ct.defects import DicomDefectError
 from ichx.ct.geometry import image_sides
@@ -10,11 +9,14 @@ from ichx.datasets.sources import SourceFile, SourceFiles
 from ichx.datasets.volumes import file_headers
 from ichx.errors import IchxError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Sides = tuple[str, str]
 """The sides at the left and the right edge of an image, `R` or `L`."""
 
 
-def read_image_sides(source: Path, slices: pd.DataFrame) -> list[Sides | None]:
+def read_image_sides(source: Path, slices: "pd.DataFrame") -> list[Sides | None]:
     """Return the sides of each of `slices`, rows of a catalog of `source`.
 
     None where the orientation is unknown: the header has none, or the file was removed or changed.

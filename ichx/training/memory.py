@@ -48,7 +48,7 @@ class MicroBatcher:
         """Parts of a batch, at least; fewer if the batch has fewer images."""
         self.unit = 1
         """Successive images of a batch that stay in one part if their number allows it, e.g. those of a study."""
-        self._note, self._alone = note, alone
+        self._note, self._alone, self._noted = note, alone, False
 
     def parts(self, count: int) -> list[slice]:
         """Return the parts of a batch of `count` images: as few and as even as possible, the larger ones first."""
@@ -73,6 +73,12 @@ class MicroBatcher:
         """
         while True:
             parts = self.parts(count)
+            if self.unit > 1 and len(parts) > 1 and not self._keeps_units(count) and not self._noted:
+                self._noted = True
+                self._note(
+                    f"batches are split into {len(parts)} parts, which divide the {self.unit} slices of labelled "
+                    "studies: each part trains on the label of its study"
+                )
             try:
                 return work(parts)
             except RuntimeError as error:
@@ -89,8 +95,7 @@ class MicroBatcher:
             # Here the error is gone, and with it all that the failed attempt held.
             self.size = (largest + 1) // 2
             release()
-            cut = f", fewer than the {self.unit} slices of a study that train together" if self.size < self.unit else ""
-            self._note(f"{largest} images do not fit into memory at once; continuing with {self.size} at a time{cut}")
+            self._note(f"{largest} images do not fit into memory at once; continuing with {self.size} at a time")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

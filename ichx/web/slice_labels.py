@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ichx.datasets.next_step import PSEUDO
-from ichx.datasets.study_index import SOME_POSITIVE
 from ichx.labels import LABELS
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def pseudo_labels(row: Mapping[str, Any]) -> dict[str, list[float]] | None:
 
 def positive_of_study(study: Mapping[str, Any]) -> list[str]:
     """Return the labels that a row of `StudyIndex.studies` has, while its positive slices are unknown."""
+    from ichx.datasets.study_index import SOME_POSITIVE
+
     return [label for label in LABELS if study[label] == SOME_POSITIVE]
 
 

@@ -9,7 +9,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from ichx.datasets.fold_numbers import TRAIN_ONLY
-from ichx.datasets.study_index import SOME_POSITIVE, UNKNOWN_COUNT
 from ichx.errors import InvalidInputError, NotReadyError
 from ichx.labels import LABELS
 from ichx.web.numbers import page_number, query_number
@@ -75,6 +74,7 @@ def select_studies(source: Source, query: QueryParams) -> Any:
     import numpy as np
 
     from ichx.datasets.arrow_columns import column_values
+    from ichx.datasets.study_index import SOME_POSITIVE
 
     table = source.index.studies
     keep = np.ones(len(table), bool)
@@ -100,6 +100,8 @@ def select_studies(source: Source, query: QueryParams) -> Any:
 
 def _choices(source: Source) -> dict[str, list[str]]:
     """Return the values that filters can have."""
+    from ichx.datasets.study_index import UNKNOWN_COUNT
+
     table = source.index.studies
     folds = sorted({fold for fold in table["fold"].to_pylist() if fold >= TRAIN_ONLY})
     flags = sorted({flag for text in set(table["flags"].to_pylist()) for flag in text.split()})

@@ -38,7 +38,7 @@ ENDS = ("value", "low", "high")
 def intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Show intervals although the trained phantom has few patients."""
     for name in ("MIN_PATIENTS", "MIN_IN_CLASS"):
-        monkeypatch.setattr(f"ichx.evaluation.bootstrap.{name}", 1)
+        monkeypatch.setattr(f"ichx.evaluation.patient_sums.{name}", 1)
 
 
 @pytest.fixture

@@ -159,9 +159,9 @@ def test_a_split_batch_has_the_gradients_of_its_labelled_studies(make: Make, rec
     inputs = inputs_of(grouped, batch)
     inputs = replace(inputs, labels=torch.full((12, 6), torch.nan), known_share=1.0, groups=groups)
 
-    def trained(room: int | None) -> tuple[Learner, list[str]]:
+    def trained(room: int | None, accumulate: int = 1) -> tuple[Learner, list[str]]:
         learner, notes = make(normalize=False, room=room)
-        learner.recipe = grouped
+        learner.recipe = replace(grouped, accumulate=accumulate)
         for number in range(3):
             learner.step(inputs, 0, number, 3)
         return learner, notes
@@ -171,8 +171,11 @@ def test_a_split_batch_has_the_gradients_of_its_labelled_studies(make: Make, rec
     assert len(notes) == 1
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], value, rtol=1e-4, atol=1e-6)
-    _, notes = trained(3)
-    assert "fewer than the 4 slices of a study" in notes[-1]
+    assert trained(1000, accumulate=3)[1] == []
+    for room, accumulate, number in ((3, 1, 6), (1000, 4, 4)):
+        _, notes = trained(room, accumulate)
+        assert [note for note in notes if "divide the 4 slices of labelled studies" in note] == notes[-1:]
+        assert f"split into {number} parts" in notes[-1]
 
 
 def test_a_batch_that_does_not_fit_is_split_with_equal_gradients(make: Make) -> None:

@@ -24,6 +24,7 @@ def test_the_rows_of_a_list_follow_each_other_with_the_choices_of_the_reader(
     wait_for_slice(page, ids[0])
     page.wait_for_selector("#list-bar button")
     assert page.locator("#list-bar button").first.is_disabled()
+    page.locator("#probabilities th", has_text="B: CNN").wait_for()
     assert page.locator("#probabilities th").all_inner_texts()[2:4] == ["A: CNN", "B: CNN"], "as in the list: no TTA"
     assert (
         page.locator("#probabilities tbody tr").nth(4).inner_text().split("\t")[2]
