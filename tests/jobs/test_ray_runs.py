@@ -19,7 +19,8 @@ pytestmark = [
     pytest.mark.skipif(why_ray_is_absent() is not None, reason=str(why_ray_is_absent())),
 ]
 
-EPOCHS = 40
+EPOCHS = 100
+"""More than a process can train before it notices that its cluster is gone."""
 
 
 def register(root: Path) -> int:
