@@ -74,5 +74,7 @@ def conclude(figures: Sequence[Figure], options: argparse.Namespace) -> None:
         table.add_row(f.figure, f"{f.measured:.4g} {f.unit}", f.baseline, f.target, "yes" if f.met else "NO")
     console.print(table)
     if options.json:
-        options.json.write_text(json.dumps([asdict(f) for f in figures], indent=2) + "\n", encoding="utf-8")
+        values = [asdict(f) for f in figures]
+        text = json.dumps(values, indent=2, default=lambda scalar: scalar.item())  # NumPy's
+        options.json.write_text(text + "\n", encoding="utf-8")
     sys.exit(0 if all(f.met for f in figures) else 1)
