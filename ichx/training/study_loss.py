@@ -4,8 +4,8 @@ A positive study does not say which slice is positive. Its loss is that of one p
 (`max`), or 1 - prod(1 - p) (`noisy_or`), which takes slices as independent (Keeler et al., NIPS 1990). Batches have the
 slices of a study next to each other, see the sampling `grouped`.
 
-Random weights give every slice the same small probability, of which a pooled one has almost no gradient that tells
-slices apart: a network may never begin to learn. With `posterior` every slice has a label of its own, see
+Random weights give every slice the same small probability. The gradient of a pooled one hardly distinguishes the
+slices, so a network may never begin to learn. With `posterior` every slice has a label of its own, see
 `expected_labels`. At first that is the label of the study, which is wrong for many slices, but ranks them correctly: a
 slice without hemorrhage also occurs in negative studies. It moves on to the probability of the slice given that its
 study is positive, p / (1 - prod(1 - p)), whose cross-entropy has the gradient of `noisy_or`, the maximization step of
