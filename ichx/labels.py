@@ -24,3 +24,6 @@ UNSCORED: Final = "unscored"
 """Column of slices: the labels, separated by spaces, that scores leave out; see `ichx.datasets.unscored_labels`."""
 LABEL_GROUP: Final = "label_group"
 """Column of the study or series that a slice's study labels describe; empty without any."""
+
+PSEUDO: Final = "pseudo"
+"""Key of a version's summary with the origin of its pseudo-labels, see `ichx.evaluation.pseudo_labels`."""

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from ichx.cache.mask_file import fold_masks_key, masks_path
 from ichx.cache.verify import find_caches, foreign_caches
-from ichx.datasets.fold_labels import PSEUDO
 from ichx.datasets.fold_masks import masks_of_parts
 from ichx.errors import StorageError
 from ichx.files import size_of
+from ichx.labels import PSEUDO
 from ichx.text import format_count
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from ichx.cli.parameters import AsJson, Device, OwnTta, Precision, Workers
 from ichx.cli.session import session
 from ichx.cli.tables import print_table
 from ichx.formatting import format_marks, format_value
-from ichx.labels import LABELS, SUBTYPES
+from ichx.labels import LABELS, PSEUDO, SUBTYPES
 
 if TYPE_CHECKING:
     from ichx.inference.pseudo import PseudoReport
@@ -90,7 +90,7 @@ def pseudo(
 
 def _print_report(found: "PseudoReport") -> None:
     version = found.version
-    origin = version.summary["pseudo"]
+    origin = version.summary[PSEUDO]
     for warning in found.warnings:
         warn(warning)
     result = "added" if found.created else "unchanged:"
@@ -103,7 +103,7 @@ def _print_report(found: "PseudoReport") -> None:
 
 def print_origin(summary: Mapping[str, Any]) -> None:
     """Print where the pseudo-labels of a version with this `summary` come from, and how many there are."""
-    origin = summary["pseudo"]
+    origin = summary[PSEUDO]
     by, of, trained = origin["by"], origin["of"], origin["trained_on"]
     kind = "hard" if origin["hard"] else "soft"
     source = f"{by['kind']} {by['number']}"

@@ -13,6 +13,7 @@ from ichx.cli.tables import print_table
 from ichx.datasets.header_texts import FAMILY_HEADS, family_texts
 from ichx.datasets.next_step import next_step
 from ichx.formatting import format_value
+from ichx.labels import PSEUDO
 from ichx.text import format_count
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def print_dataset(facts: dict[str, Any]) -> None:
     if summary.get("joined_patients"):
         joined = format_count(summary["joined_patients"], "patient")
         info(f"{joined} that share studies or series count as {format_count(summary['joined_groups'], 'patient')}.")
-    if "pseudo" in summary:
+    if PSEUDO in summary:
         print_origin(summary)
     _print_prevalences(facts)
     families = [tuple(family_texts(family).values()) for family in facts["families"]]

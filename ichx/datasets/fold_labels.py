@@ -17,16 +17,13 @@ import pandas as pd
 from ichx.datasets.catalog import label_digest, write_parquet
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import open_file, read_announced
-from ichx.labels import LABELS
+from ichx.labels import LABELS, PSEUDO
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion
     from ichx.workspace import Workspace
 
 FOLD_LABELS_FILE: Final = "fold-labels.parquet"
-PSEUDO: Final = "pseudo"
-"""Key of a version's summary with the origin of its pseudo-labels, see `ichx.evaluation.pseudo_labels`."""
-
 PSEUDO_PARTS: Final = "pseudo_parts"
 """Key of a mixture's summary: `path` and `digest` of the pseudo-labels of each part that has some, by its name, the
 dataset `of` which they are, and the digests of its `masks` by fold if it has some."""

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.catalog import write_parquet
-from ichx.datasets.fold_labels import PSEUDO, PSEUDO_PARTS
+from ichx.datasets.fold_labels import PSEUDO_PARTS
 from ichx.datasets.mask_png import decode_mask
 from ichx.errors import ChangedDataError, CorruptFileError
 from ichx.files import open_file, read_announced
+from ichx.labels import PSEUDO
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ichx.datasets.fold_labels import PSEUDO
 from ichx.datasets.mixture import mixture_parts
 from ichx.datasets.new_version import check_name
 from ichx.errors import ConflictError, raise_problems
+from ichx.labels import PSEUDO
 from ichx.store import DatasetVersion, FoldSet, Store
 
 JOINT: Final = "+"

@@ -1,12 +1,11 @@
 """What a user usually does next with a version of a dataset: a sentence with a command between backticks."""
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from ichx.labels import PSEUDO
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion
-
-PSEUDO: Final = "pseudo"
-"""As in `ichx.datasets.fold_labels`, which needs pandas."""
 
 
 def next_step(version: "DatasetVersion") -> str:

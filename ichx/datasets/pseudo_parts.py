@@ -9,12 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import load_folds, load_version
-from ichx.datasets.fold_labels import PSEUDO, PSEUDO_PARTS, TRANSDUCTIVE
+from ichx.datasets.fold_labels import PSEUDO_PARTS, TRANSDUCTIVE
 from ichx.datasets.fold_masks import part_facts
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.mixture import PART
 from ichx.datasets.overlap import load_identity
 from ichx.errors import ConflictError
+from ichx.labels import PSEUDO
 from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import LoadedDataset, load_version
-from ichx.datasets.fold_labels import PSEUDO, FoldLabels, read_fold_labels
+from ichx.datasets.fold_labels import FoldLabels, read_fold_labels
 from ichx.datasets.fold_masks import MASKS, masks_of_parts
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.pseudo_parts import AssignedFolds, different_folds
@@ -24,6 +24,7 @@ from ichx.evaluation.member_outputs import inputs_of
 from ichx.evaluation.pseudo_blends import read_blends
 from ichx.evaluation.pseudo_labels import ROLE, LabelRule, PseudoSource, predicted_by_fold
 from ichx.files import sha256_file
+from ichx.labels import PSEUDO
 from ichx.text import format_count, format_examples
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ichx.datasets.fold_labels import PSEUDO
 from ichx.datasets.mixture import mixture_parts
 from ichx.errors import MAX_NAME, NotReadyError
+from ichx.labels import PSEUDO
 from ichx.text import escape, format_command, format_count
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from ichx.errors import (
 )
 from ichx.experiments.label_checks import adapted_to_labels, check_recipe_for_labels
 from ichx.files import read_text
+from ichx.labels import PSEUDO
 from ichx.plugins.backbones import check_backbone
 from ichx.plugins.reference import REFERENCE
 from ichx.recipe import EXTERNAL_PLUGIN, Recipe, digest, literal
@@ -196,7 +197,7 @@ def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
                 f"{dataset} is a test set without labels.", "Choose a labelled one with --dataset NAME."
             )
         return _scored(store.version(dataset))
-    names = [d.name for d in store.datasets() if d.trainable and "pseudo" not in store.version(d.name).summary]
+    names = [d.name for d in store.datasets() if d.trainable and PSEUDO not in store.version(d.name).summary]
     if not names:
         raise NotReadyError("There is no labelled dataset yet.", "Add one: `ichx data add NAME PATH --labels CSV`.")
     if len(names) > 1:  # a dataset without folds is only used for evaluation
@@ -210,7 +211,7 @@ def labelled_version(store: "Store", dataset: str | None) -> "DatasetVersion":
 
 def _scored(version: "DatasetVersion") -> "DatasetVersion":
     """Return `version`; raise `InvalidInputError` if all of it is pseudo-labels, which are never scored."""
-    origin = version.summary.get("pseudo")
+    origin = version.summary.get(PSEUDO)
     if origin is None:
         return version
     labelled = origin["trained_on"]["labelled"]

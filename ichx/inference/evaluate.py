@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from ichx.datasets.dataset import LoadedDataset, load_version
-from ichx.datasets.fold_labels import PSEUDO
 from ichx.errors import ChangedDataError, NotReadyError, UnsupportedError
 from ichx.evaluation.averaging import mean_of
 from ichx.evaluation.bootstrap import Bootstrap
@@ -27,7 +26,7 @@ from ichx.inference.member_predictions import DatasetPrediction, predict_dataset
 from ichx.inference.overlap import OVERLAP_MARK, OverlapChoice, shared_slices
 from ichx.inference.ready_model import ReadyModel
 from ichx.inference.trained import Trained
-from ichx.labels import LABELS
+from ichx.labels import LABELS, PSEUDO
 from ichx.store import EvaluationDraft
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ichx import __version__
 from ichx.datasets.dataset import LoadedDataset, load_folds, load_version
-from ichx.datasets.fold_labels import PSEUDO, TRANSDUCTIVE
+from ichx.datasets.fold_labels import TRANSDUCTIVE
 from ichx.datasets.fold_masks import MASKS
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.new_version import check_name
@@ -32,7 +32,7 @@ from ichx.inference.pseudo_request import parse_source
 from ichx.inference.pseudo_version import CreatedLabels, store_labels, stored_masks
 from ichx.inference.ready_model import ReadyModel, ready_model
 from ichx.inference.trained import InferenceOptions
-from ichx.labels import LABELS
+from ichx.labels import LABELS, PSEUDO
 from ichx.store import DatasetVersion
 from ichx.text import format_count, format_examples
 

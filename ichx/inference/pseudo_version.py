@@ -9,7 +9,7 @@ import pandas as pd
 
 from ichx.datasets.catalog import write_catalog, write_parquet
 from ichx.datasets.dataset import CATALOG_FILE, DEFAULT_FOLDS, LoadedDataset, folds_file, load_catalog
-from ichx.datasets.fold_labels import PSEUDO, TRANSDUCTIVE, FoldLabels, read_fold_labels, training_label_digest
+from ichx.datasets.fold_labels import TRANSDUCTIVE, FoldLabels, read_fold_labels, training_label_digest
 from ichx.datasets.fold_masks import MASKS, FoldMasks, masks_of_parts
 from ichx.datasets.fold_numbers import TRAIN_ONLY
 from ichx.datasets.folds import fold_digest
@@ -19,7 +19,7 @@ from ichx.datasets.summary import summarize
 from ichx.errors import IchxError
 from ichx.evaluation.nested_score import FittedBlend
 from ichx.evaluation.pseudo_blends import write_blends
-from ichx.labels import LABELS
+from ichx.labels import LABELS, PSEUDO
 from ichx.store import DatasetVersion, FoldDraft, VersionDraft
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from ichx.datasets.next_step import PSEUDO
-from ichx.labels import LABELS
+from ichx.labels import LABELS, PSEUDO
 
 if TYPE_CHECKING:
     from ichx.store import DatasetVersion
